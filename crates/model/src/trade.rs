@@ -1,0 +1,125 @@
+//! One execution (체결).
+
+use crate::{Feed, Instrument, Price, Quantity, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// Who crossed the spread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, Default, Hash, PartialOrd, Ord)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// The provider does not say.
+    #[default]
+    Unknown,
+    /// The buyer was the aggressor.
+    Buy,
+    /// The seller was the aggressor.
+    Sell,
+}
+
+/// By which way a record reached us.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, Default, Hash, PartialOrd, Ord)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// Written by something newer than this reader.
+    #[default]
+    Unknown,
+    /// The provider's live socket.
+    Websocket,
+    /// The provider's request interface (back-fill, sweep).
+    Rest,
+    /// A replayed range.
+    Replay,
+    /// A file.
+    Import,
+}
+
+/// A venue's remark on a trade.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, Hash, PartialOrd, Ord)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// Printed by an auction.
+    Auction,
+    /// Replaces the earlier trade of the same id.
+    Correction,
+    /// Takes the earlier trade of the same id back.
+    Cancel,
+    /// Below the round lot.
+    OddLot,
+}
+
+impl Condition {
+    /// Every condition, in wire order.
+    pub const ALL: [Self; 4] = [Self::Auction, Self::Correction, Self::Cancel, Self::OddLot];
+}
+
+/// A set of [`Condition`]s.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "Vec<Condition>", into = "Vec<Condition>")]
+pub struct Conditions(u8);
+
+impl Conditions {
+    /// No remark.
+    pub const NONE: Self = Self(0);
+
+    /// With one more.
+    #[must_use]
+    pub const fn with(self, condition: Condition) -> Self {
+        Self(self.0 | (1 << condition as u8))
+    }
+
+    /// Whether it is in the set.
+    pub const fn contains(self, condition: Condition) -> bool {
+        self.0 & (1 << condition as u8) != 0
+    }
+
+    /// Whether the set is empty.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The members in wire order.
+    pub fn iter(self) -> impl Iterator<Item = Condition> {
+        Condition::ALL.into_iter().filter(move |c| self.contains(*c))
+    }
+}
+
+impl From<Vec<Condition>> for Conditions {
+    fn from(list: Vec<Condition>) -> Self {
+        list.into_iter().fold(Self::NONE, Self::with)
+    }
+}
+
+impl From<Conditions> for Vec<Condition> {
+    fn from(set: Conditions) -> Self {
+        set.iter().collect()
+    }
+}
+
+/// One execution. Lean: it is the hot path; what venue and symbol imply (currency, provider) is not repeated.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Trade {
+    /// What was traded.
+    pub instrument: Instrument,
+    /// Who told us, or which import.
+    pub feed: Feed,
+    /// The venue's clock.
+    pub event_time: Timestamp,
+    /// Our socket's clock.
+    pub receive_time: Timestamp,
+    /// Price in the quote currency.
+    pub price: Price,
+    /// Size in units of the instrument; `None` = not reported. A reported zero is quarantined.
+    pub size: Option<Quantity>,
+    /// Aggressor.
+    pub side: Side,
+    /// The venue's id; unique within instrument and session where present.
+    pub trade_id: Option<String>,
+    /// Order within a feed session: the numeric venue id, or an import's row or order column.
+    pub sequence: Option<i64>,
+    /// Row of an import, counted from 1 in emission order; `None` for live records. A repeated or resumed import is recognised by it.
+    pub import_row: Option<i64>,
+    /// The venue's remarks.
+    pub conditions: Conditions,
+    /// By which way it came.
+    pub source: Source,
+}
