@@ -1,0 +1,63 @@
+# The front door. `make` prints this list; CI calls the same targets people do.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup build fmt lint test test-quick test-fault bench schemas up down demo doc audit ci
+
+CARGO ?= cargo
+BIN := $(or $(CARGO_TARGET_DIR),target)/debug
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+PURE := model providers pacing contract engine oracle
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: ## install what a fresh machine lacks; offline and instant the second time
+	@scripts/setup.sh
+
+build: setup
+	@$(CARGO) build --workspace --bins
+
+fmt: ## format the Rust sources
+	@$(CARGO) fmt --all
+
+lint: setup ## formatting, clippy and documentation links; warnings are errors
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+test: build ## every tier, at most 25 minutes
+	@timeout --kill-after=30s 25m $(CARGO) test --workspace
+
+test-quick: ## the tiers that need no services, a couple of minutes
+	@timeout --kill-after=30s 10m $(CARGO) test $(PURE:%=-p marketflow-%)
+
+test-fault: build ## crashes and broken networks; SEED=n repeats a run, SOAK=1 runs the full counts
+	@timeout --kill-after=30s $(if $(SOAK),6h,20m) env $(if $(SEED),SEED=$(SEED)) $(if $(SOAK),SOAK=$(SOAK)) \
+	    $(CARGO) test -p marketflow-tests --test fault -- --nocapture
+
+bench: setup ## throughput and cost of the whole path, in release; appends to docs/benchmarks.md
+	@$(CARGO) build --release --workspace --bins
+	@$(CARGO) run --release -p marketflow-benches
+
+schemas: ## schemas compatible with the last committed version, examples and generated files fresh
+	@$(CARGO) test -p marketflow-contract
+	@$(CARGO) test -p marketflow-tests --test contract
+
+up: build ## start the local stack in the background
+	@$(BIN)/marketflow up
+
+down: ## stop the local stack; data stays
+	@if [[ -x $(BIN)/marketflow ]]; then $(BIN)/marketflow down; else echo "nothing was built here, so nothing runs"; fi
+
+demo: build ## a recorded session through the whole path, checked at the end; LIVE=1 a live one, KEEP=1 leaves it running
+	@$(BIN)/marketflow demo $(if $(LIVE),--live) $(if $(KEEP),--keep)
+
+doc: ## build the API documentation
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+audit: ## licences and sources of all dependencies, offline; advisories when the tool is there
+	@scripts/audit.py
+
+ci: setup lint test ## what CI runs
