@@ -276,7 +276,8 @@ mod tests {
 
     #[test]
     fn rounding_is_half_to_even() {
-        let cases = [(150_000_000, 2), (250_000_000, 2), (250_000_001, 3), (-150_000_000, -2), (-250_000_000, -2), (50_000_000, 0)];
+        let cases =
+            [(150_000_000, 2), (250_000_000, 2), (250_000_001, 3), (-150_000_000, -2), (-250_000_000, -2), (50_000_000, 0)];
         for (scaled, expected) in cases {
             assert_eq!(Turnover::from_scaled(scaled).unwrap().rounded().scaled(), expected, "{scaled}");
         }
