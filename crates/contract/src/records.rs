@@ -91,6 +91,11 @@ impl Reader<'_> {
         Amount::from_scaled(self.decimal(field)?).ok_or(DecodeError::BadDecimal(field))
     }
 
+    fn series_value(&mut self) -> Result<SeriesValue, DecodeError> {
+        let value = self.decimal("value")?;
+        if value.unsigned_abs() < 10u128.pow(38) { Ok(SeriesValue(value)) } else { Err(DecodeError::BadDecimal("value")) }
+    }
+
     fn text(&mut self, field: &'static str) -> Result<String, DecodeError> {
         self.string(field).map(str::to_owned)
     }
@@ -408,7 +413,7 @@ impl AvroRecord for Observation {
             series: r.text("series")?,
             period_start: r.timestamp("period_start")?,
             period_end: r.timestamp("period_end")?,
-            value: r.option("value", |r| r.decimal("value").map(SeriesValue))?,
+            value: r.option("value", Reader::series_value)?,
             unit: r.text("unit")?,
             published_at: r.option("published_at", |r| r.timestamp("published_at"))?,
             vintage: r.option("vintage", |r| r.text("vintage"))?,

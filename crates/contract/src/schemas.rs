@@ -2,7 +2,10 @@
 
 use crate::DecodeError;
 use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::schema_compatibility::SchemaCompatibility;
+use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
+use std::io::{self, Read};
 use std::sync::LazyLock;
 
 macro_rules! schemas {
@@ -70,18 +73,55 @@ schemas! {
 
 /// Rewrites an Avro body written under `writer` as a body of our own version of `reader`, by Avro's schema resolution.
 ///
+/// For records of another version of a schema only: the hot path decodes its own version without it.
+///
 /// # Errors
 /// [`DecodeError::Resolution`] when the body does not match the writer's schema or the schemas cannot be resolved.
 pub fn resolve(writer: &apache_avro::Schema, reader: Schema, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
-    let text = |e: apache_avro::Error| DecodeError::Resolution(e.to_string());
-    let mut rest = body;
+    let text = |e: &dyn std::fmt::Display| DecodeError::Resolution(e.to_string());
+    SchemaCompatibility::can_read(writer, reader.parsed()).map_err(|e| text(&e))?;
+    let mut rest = Whole(body);
     let value = GenericDatumReader::builder(writer)
-        .reader_schema(reader.parsed())
         .build()
         .and_then(|datum| datum.read_value(&mut rest))
-        .map_err(text)?;
-    if !rest.is_empty() {
-        return Err(DecodeError::TrailingBytes(rest.len()));
+        .and_then(widened)
+        .and_then(|value| value.resolve(reader.parsed()))
+        .map_err(|e| text(&e))?;
+    if !rest.0.is_empty() {
+        return Err(DecodeError::TrailingBytes(rest.0.len()));
     }
-    GenericDatumWriter::builder(reader.parsed()).build().and_then(|datum| datum.write_value_to_vec(value)).map_err(text)
+    GenericDatumWriter::builder(reader.parsed()).build().and_then(|datum| datum.write_value_to_vec(value)).map_err(|e| text(&e))
+}
+
+/// Pads decimals to 16 bytes: apache-avro's resolution takes the bytes a value happens to have for all its type can hold, and refuses
+/// `decimal(18, 8)` values that are shorter than 18 digits.
+#[expect(clippy::wildcard_enum_match_arm, reason = "only what holds values can hold a decimal")]
+fn widened(value: Value) -> Result<Value, apache_avro::Error> {
+    Ok(match value {
+        Value::Decimal(decimal) => {
+            let short = Vec::<u8>::try_from(&decimal)?;
+            let sign = if short.first().is_some_and(|b| b & 0x80 != 0) { 0xff } else { 0 };
+            let mut wide = vec![sign; 16usize.saturating_sub(short.len())];
+            wide.extend_from_slice(&short);
+            Value::Decimal(wide.into())
+        }
+        Value::Union(branch, inner) => Value::Union(branch, Box::new(widened(*inner)?)),
+        Value::Array(items) => Value::Array(items.into_iter().map(widened).collect::<Result<_, _>>()?),
+        Value::Record(fields) => Value::Record(
+            fields.into_iter().map(|(name, inner)| Ok((name, widened(inner)?))).collect::<Result<_, apache_avro::Error>>()?,
+        ),
+        other => other,
+    })
+}
+
+/// A body whose end is an error: apache-avro takes a plain end of input inside a union or text for null.
+struct Whole<'a>(&'a [u8]);
+
+impl Read for Whole<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.0.is_empty() && !buffer.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the value ends inside a field"));
+        }
+        self.0.read(buffer)
+    }
 }
