@@ -1,1 +1,20 @@
-//! marketflow-engine.
+//! The stream processor's state machine: trades, candles and controls in, final bars and revisions out.
+//!
+//! One [`Partition`] holds everything known about one input partition. Same input, same output, byte for byte: it knows neither Kafka nor
+//! time; every decision comes from a record of the log. Feeds never mix: windows are kept per (source, feed, instrument).
+//!
+//! Files in reading order: `partition.rs` (routing, watermarks, gaps), `builder.rs` (windows of one instrument), `minute.rs` (one minute's
+//! fold), `ids.rs` (de-duplication), `feed.rs` (what is known of a feed), `changelog.rs` (state as key-value changes).
+//! It lacks calendars, candles by interval other than one minute, and folding of cancels: a cancel is set aside, never guessed.
+//!
+//! Next: `schemas/avro/bar.v1.avsc`, then `services/sink/src/tables/bar.rs`.
+
+mod builder;
+mod changelog;
+mod feed;
+mod ids;
+mod minute;
+mod partition;
+
+pub use changelog::{Change, RestoreError};
+pub use partition::{Config, Outcome, Partition};

@@ -1,1 +1,164 @@
-//! marketflow-oracle.
+//! The judge: bars recomputed in one batch from a list of trades, sharing no code with the engine.
+//!
+//! Slow, obvious, and right: sort, group, sum. It knows the rules of values only; quality and revision are judged by hand-written expectations.
+
+use marketflow_model::{Bar, Instrument, Interval, Timestamp, Trade};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The value columns of one bar, as integers: prices and quantities times 10^8.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpectedBar {
+    /// First price.
+    pub open: i64,
+    /// Highest price.
+    pub high: i64,
+    /// Lowest price.
+    pub low: i64,
+    /// Last price.
+    pub close: i64,
+    /// Σ size.
+    pub volume: i128,
+    /// Σ price × size, rounded half-even to 8 decimals.
+    pub turnover: i128,
+    /// Turnover ÷ volume, rounded half-even to 8 decimals.
+    pub vwap: Option<i64>,
+    /// Number of trades.
+    pub trade_count: i64,
+    /// Volume whose aggressor bought.
+    pub buy_volume: i128,
+    /// Volume whose aggressor sold.
+    pub sell_volume: i128,
+}
+
+/// A bar's identity: instrument, interval in minutes, open time.
+pub type BarKey = (Instrument, u16, Timestamp);
+
+/// Recomputes every bar of the given trades. Repeats of (instrument, trade id) count once, and so do repeats of (instrument, import row);
+/// trades with a reported size of zero count nowhere. The list's order stands for arrival.
+pub fn recompute(trades: &[Trade], intervals: &[Interval]) -> BTreeMap<BarKey, ExpectedBar> {
+    let mut seen_ids = BTreeSet::new();
+    let mut seen_rows = BTreeSet::new();
+    let mut kept: BTreeMap<(Instrument, i64), Vec<(usize, &Trade)>> = BTreeMap::new();
+    for (arrival, trade) in trades.iter().enumerate() {
+        if trade.size.is_some_and(|s| s.scaled() == 0) {
+            continue;
+        }
+        if let Some(id) = &trade.trade_id
+            && !seen_ids.insert((trade.instrument.clone(), id.clone()))
+        {
+            continue;
+        }
+        if let Some(row) = trade.import_row
+            && !seen_rows.insert((trade.instrument.clone(), row))
+        {
+            continue;
+        }
+        let minute = trade.event_time.micros().div_euclid(60_000_000);
+        kept.entry((trade.instrument.clone(), minute)).or_default().push((arrival, trade));
+    }
+    let mut bars: BTreeMap<BarKey, (ExpectedBar, i128)> = BTreeMap::new();
+    for ((instrument, minute), mut trades) in kept {
+        trades.sort_by(|(a_arrival, a), (b_arrival, b)| match (a.sequence, b.sequence) {
+            (Some(x), Some(y)) if x != y => x.cmp(&y),
+            _ => (a.event_time, a_arrival).cmp(&(b.event_time, b_arrival)),
+        });
+        for interval in intervals {
+            let length = i64::from(interval.minutes());
+            let open_time = Timestamp::from_micros(minute.div_euclid(length) * length * 60_000_000);
+            for (_, trade) in &trades {
+                let price = trade.price.scaled();
+                let size = trade.size.map_or(0, |s| s.scaled());
+                let fresh = ExpectedBar {
+                    open: price,
+                    high: price,
+                    low: price,
+                    close: price,
+                    volume: 0,
+                    turnover: 0,
+                    vwap: None,
+                    trade_count: 0,
+                    buy_volume: 0,
+                    sell_volume: 0,
+                };
+                let (bar, exact) = bars.entry((instrument.clone(), interval.minutes(), open_time)).or_insert((fresh, 0));
+                bar.high = bar.high.max(price);
+                bar.low = bar.low.min(price);
+                bar.close = price;
+                bar.volume += size;
+                bar.trade_count += 1;
+                match trade.side {
+                    marketflow_model::Side::Buy => bar.buy_volume += size,
+                    marketflow_model::Side::Sell => bar.sell_volume += size,
+                    marketflow_model::Side::Unknown => {}
+                }
+                *exact += i128::from(price) * size;
+            }
+        }
+    }
+    bars.into_iter()
+        .map(|(key, (mut bar, exact))| {
+            bar.turnover = half_even(exact, 100_000_000);
+            bar.vwap = (bar.volume > 0)
+                .then(|| i64::try_from(half_even(exact, bar.volume)).expect("an average lies between low and high"));
+            (key, bar)
+        })
+        .collect()
+}
+
+fn half_even(numerator: i128, denominator: i128) -> i128 {
+    let (mut quotient, remainder) = (numerator / denominator, numerator % denominator);
+    let twice = remainder.abs() * 2;
+    if twice > denominator || (twice == denominator && quotient % 2 != 0) {
+        quotient += numerator.signum();
+    }
+    quotient
+}
+
+/// Compares published bars (the last revision of each window counts) with the expectation; returns what differs, in words, at most `limit` lines.
+pub fn differences<'a>(
+    expected: &BTreeMap<BarKey, ExpectedBar>,
+    published: impl IntoIterator<Item = &'a Bar>,
+    limit: usize,
+) -> Vec<String> {
+    let mut last: BTreeMap<BarKey, &Bar> = BTreeMap::new();
+    for bar in published {
+        let key = (bar.instrument.clone(), bar.interval.minutes(), bar.open_time);
+        match last.get(&key) {
+            Some(known) if known.revision > bar.revision => {}
+            _ => {
+                last.insert(key, bar);
+            }
+        }
+    }
+    let mut lines = Vec::new();
+    for (key, wanted) in expected {
+        match last.get(key) {
+            None => lines.push(format!("missing {} {}m {}", key.0, key.1, key.2)),
+            Some(bar) if values(bar) != *wanted => {
+                lines.push(format!("{} {}m {}: expected {wanted:?}, published {:?}", key.0, key.1, key.2, values(bar)));
+            }
+            Some(_) => {}
+        }
+    }
+    for key in last.keys().filter(|key| !expected.contains_key(key)) {
+        lines.push(format!("unexpected {} {}m {}", key.0, key.1, key.2));
+    }
+    lines.truncate(limit);
+    lines
+}
+
+/// The value columns of a published bar.
+pub fn values(bar: &Bar) -> ExpectedBar {
+    ExpectedBar {
+        open: bar.open.scaled(),
+        high: bar.high.scaled(),
+        low: bar.low.scaled(),
+        close: bar.close.scaled(),
+        volume: bar.volume.scaled(),
+        turnover: bar.turnover.scaled(),
+        vwap: bar.vwap.map(marketflow_model::Price::scaled),
+        trade_count: bar.trade_count,
+        buy_volume: bar.buy_volume.scaled(),
+        sell_volume: bar.sell_volume.scaled(),
+    }
+}

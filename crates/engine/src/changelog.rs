@@ -1,0 +1,179 @@
+//! State as key-value changes: what a commit writes to the changelog topic, and how a partition is rebuilt from it.
+//!
+//! Four kinds of key: a feed's track, an instrument's head, a kept minute, and a run of ids seen in a minute. Runs are only ever added, so a
+//! commit costs what it changed; a dropped minute leaves tombstones.
+
+use crate::builder::{Head, Slot};
+use crate::feed::FeedTrack;
+use crate::ids::IdRun;
+use crate::partition::{Config, Partition};
+use marketflow_model::{BarSource, Feed, Instrument, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One changed key; `value: None` deletes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Key bytes.
+    pub key: Vec<u8>,
+    /// Value bytes.
+    pub value: Option<Vec<u8>>,
+}
+
+/// Why a changelog cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// A key or value is not what this version writes.
+    #[error("changelog record is not readable: {0}")]
+    Unreadable(#[from] postcard::Error),
+    /// The changelog was written by another version of the state.
+    #[error("changelog has state version {found}, this processor reads {expected}")]
+    Version {
+        /// Written.
+        found: u8,
+        /// Readable.
+        expected: u8,
+    },
+    /// The changelog was written with other intervals.
+    #[error("changelog was written for other intervals than the configured ones")]
+    Intervals,
+}
+
+/// Version of keys and values; another one is refused.
+const VERSION: u8 = 1;
+
+#[derive(Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Feed(BarSource, Feed),
+    Head(BarSource, Feed, Instrument),
+    Slot(BarSource, Feed, Instrument, Timestamp),
+    Ids(BarSource, Feed, Instrument, Timestamp, u32),
+    Intervals,
+}
+
+fn encode_key(key: &Key) -> Vec<u8> {
+    let mut bytes = vec![VERSION];
+    bytes.extend(encode(key));
+    bytes
+}
+
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("plain values serialize")
+}
+
+impl Partition {
+    /// Takes every change since the last call, to be written in the same transaction as the results they belong to.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut put = |key: &Key, value: Option<Vec<u8>>| changes.push(Change { key: encode_key(key), value });
+        for feed in &mut self.feeds {
+            if !std::mem::take(&mut feed.touched) {
+                continue;
+            }
+            put(&Key::Feed(feed.source, feed.feed.clone()), Some(encode(&feed.track)));
+        }
+        for at in std::mem::take(&mut self.touched_builders) {
+            let builder = &mut self.builders[at];
+            let name = (builder.source, builder.feed.clone(), builder.instrument.clone());
+            if std::mem::take(&mut builder.head_touched) {
+                put(&Key::Head(name.0, name.1.clone(), name.2.clone()), Some(encode(&builder.head)));
+            }
+            for (open, runs) in std::mem::take(&mut builder.dropped) {
+                put(&Key::Slot(name.0, name.1.clone(), name.2.clone(), open), None);
+                for run in 0..runs {
+                    put(&Key::Ids(name.0, name.1.clone(), name.2.clone(), open, run), None);
+                }
+            }
+            for (open, slot) in builder.slots.iter_mut().filter(|(_, slot)| slot.touched) {
+                slot.touched = false;
+                put(&Key::Slot(name.0, name.1.clone(), name.2.clone(), *open), Some(encode(slot)));
+                if let Some((number, run)) = slot.ids.take_run() {
+                    put(&Key::Ids(name.0, name.1.clone(), name.2.clone(), *open, number), Some(encode(&run)));
+                }
+            }
+        }
+        if !changes.is_empty() && !std::mem::replace(&mut self.intervals_written, true) {
+            let intervals: Vec<u16> = self.config.intervals.iter().map(|i| i.minutes()).collect();
+            changes.push(Change { key: encode_key(&Key::Intervals), value: Some(encode(&intervals)) });
+        }
+        changes
+    }
+
+    /// Rebuilds a partition from changelog records in log order.
+    ///
+    /// # Errors
+    /// [`RestoreError`] when a record is not readable or was written for another version or other intervals; nothing is guessed.
+    pub fn restore(config: Config, records: impl IntoIterator<Item = Change>) -> Result<Self, RestoreError> {
+        let mut live: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        for Change { key, value } in records {
+            match value {
+                Some(value) => live.insert(key, value),
+                None => live.remove(&key),
+            };
+        }
+        let mut partition = Self::new(config);
+        for (key, value) in live {
+            let (version, key) = key.split_first().ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+            if *version != VERSION {
+                return Err(RestoreError::Version { found: *version, expected: VERSION });
+            }
+            partition.put_back(postcard::from_bytes(key)?, &value)?;
+        }
+        partition.index_restored();
+        Ok(partition)
+    }
+
+    fn put_back(&mut self, key: Key, value: &[u8]) -> Result<(), RestoreError> {
+        match key {
+            Key::Feed(source, feed) => {
+                let entry = self.feed_entry(source, &feed);
+                self.feeds[entry].track = postcard::from_bytes::<FeedTrack>(value)?;
+            }
+            Key::Head(source, feed, instrument) => {
+                let at = self.named(source, &feed, &instrument);
+                self.builders[at].head = postcard::from_bytes::<Head>(value)?;
+            }
+            Key::Slot(source, feed, instrument, open) => {
+                let at = self.named(source, &feed, &instrument);
+                let restored: Slot = postcard::from_bytes(value)?;
+                let slot = self.builders[at].slots.entry(open).or_default();
+                (slot.minute, slot.published) = (restored.minute, restored.published);
+            }
+            Key::Ids(source, feed, instrument, open, number) => {
+                let at = self.named(source, &feed, &instrument);
+                let run: IdRun = postcard::from_bytes(value)?;
+                self.builders[at].slots.entry(open).or_default().ids.restore(number, run);
+            }
+            Key::Intervals => {
+                let intervals: Vec<u16> = postcard::from_bytes(value)?;
+                if !self.config.intervals.iter().map(|i| i.minutes()).eq(intervals) {
+                    return Err(RestoreError::Intervals);
+                }
+                self.intervals_written = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn named(&mut self, source: BarSource, feed: &Feed, instrument: &Instrument) -> usize {
+        let entry = self.feed_entry(source, feed);
+        self.builder(entry, instrument)
+    }
+
+    fn index_restored(&mut self) {
+        for feed in &mut self.feeds {
+            feed.touched = false;
+            for (instrument, at) in &feed.builders {
+                let builder = &mut self.builders[*at];
+                builder.index_dirty(&self.config.intervals);
+                if builder.has_revisions() {
+                    feed.revisable.insert(instrument.clone());
+                }
+                if let Some(due) = builder.next_due(&self.config.intervals) {
+                    feed.next_due = feed.next_due.min(due);
+                }
+            }
+        }
+        self.touched_builders.clear();
+    }
+}

@@ -1,0 +1,136 @@
+//! De-duplication by venue id, within the minutes that are still kept.
+//!
+//! Ids above the high mark are new without look-up. Below it the ids of the trade's minute and its two neighbours are searched (a request
+//! interface may round event time). What left the horizon is the caller's to call late.
+
+use marketflow_model::Trade;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// A venue's trade id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TradeId {
+    /// Numeric ids rise.
+    Number(i64),
+    /// Others are only equal or not.
+    Text(String),
+}
+
+impl TradeId {
+    pub(crate) fn of(trade: &Trade) -> Option<Self> {
+        let text = trade.trade_id.as_deref()?;
+        Some(match trade.sequence {
+            Some(number) if text.parse() == Ok(number) => Self::Number(number),
+            _ => match text.parse() {
+                Ok(number) => Self::Number(number),
+                Err(_) => Self::Text(text.to_owned()),
+            },
+        })
+    }
+}
+
+/// The ids seen in one minute.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SeenIds {
+    numbers: Vec<i64>,
+    texts: BTreeSet<String>,
+    fresh: IdRun,
+    runs: u32,
+}
+
+/// Ids added since the last commit, as they go to the changelog: numbers sorted, as differences.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct IdRun {
+    numbers: Vec<i64>,
+    texts: Vec<String>,
+}
+
+impl SeenIds {
+    pub(crate) fn contains(&self, id: &TradeId) -> bool {
+        match id {
+            TradeId::Number(number) => self.numbers.binary_search(number).is_ok(),
+            TradeId::Text(text) => self.texts.contains(text),
+        }
+    }
+
+    pub(crate) fn insert(&mut self, id: TradeId) {
+        match id {
+            TradeId::Number(number) => {
+                self.fresh.numbers.push(number);
+                self.keep_number(number);
+            }
+            TradeId::Text(text) => {
+                self.fresh.texts.push(text.clone());
+                self.texts.insert(text);
+            }
+        }
+    }
+
+    fn keep_number(&mut self, number: i64) {
+        match self.numbers.last() {
+            Some(last) if *last >= number => {
+                if let Err(place) = self.numbers.binary_search(&number) {
+                    self.numbers.insert(place, number);
+                }
+            }
+            _ => self.numbers.push(number),
+        }
+    }
+
+    /// Takes what was added since the last call, with the number of its run; `None` when nothing was.
+    pub(crate) fn take_run(&mut self) -> Option<(u32, IdRun)> {
+        if self.fresh.numbers.is_empty() && self.fresh.texts.is_empty() {
+            return None;
+        }
+        let mut run = std::mem::take(&mut self.fresh);
+        run.numbers.sort_unstable();
+        for index in (1..run.numbers.len()).rev() {
+            run.numbers[index] = run.numbers[index].wrapping_sub(run.numbers[index - 1]);
+        }
+        let number = self.runs;
+        self.runs += 1;
+        Some((number, run))
+    }
+
+    /// How many runs stand in the changelog.
+    pub(crate) fn runs(&self) -> u32 {
+        self.runs
+    }
+
+    /// Puts back a run read from the changelog.
+    pub(crate) fn restore(&mut self, number: u32, run: IdRun) {
+        let mut id = 0i64;
+        for difference in run.numbers {
+            id = id.wrapping_add(difference);
+            self.keep_number(id);
+        }
+        self.texts.extend(run.texts);
+        self.runs = self.runs.max(number + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_restore_what_was_seen() {
+        let mut seen = SeenIds::default();
+        for id in [7, 3, 2_001_939_623_936_278_528, 5] {
+            seen.insert(TradeId::Number(id));
+        }
+        seen.insert(TradeId::Text("a-1".into()));
+        let (number, run) = seen.take_run().unwrap();
+        assert_eq!(number, 0);
+        assert_eq!(seen.take_run(), None);
+        seen.insert(TradeId::Number(4));
+        let (second_number, second) = seen.take_run().unwrap();
+
+        let mut restored = SeenIds::default();
+        restored.restore(second_number, second);
+        restored.restore(number, run);
+        assert_eq!(restored, seen);
+        assert!(restored.contains(&TradeId::Number(3)) && restored.contains(&TradeId::Text("a-1".into())));
+        assert!(!restored.contains(&TradeId::Number(6)));
+    }
+}

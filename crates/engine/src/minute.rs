@@ -1,0 +1,144 @@
+//! One minute of one instrument, folded; and the fold of minutes into longer windows.
+
+use marketflow_model::{Candle, Price, Quantity, Side, Timestamp, Trade, Turnover};
+use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
+
+/// Where a trade stands in its feed: by sequence when both have one, else by event time, then by partition offset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Place {
+    pub(crate) sequence: Option<i64>,
+    pub(crate) event_time: Timestamp,
+    pub(crate) offset: i64,
+}
+
+impl Place {
+    fn compare(&self, other: &Self) -> Ordering {
+        let by_sequence = match (self.sequence, other.sequence) {
+            (Some(mine), Some(theirs)) => mine.cmp(&theirs),
+            _ => Ordering::Equal,
+        };
+        by_sequence.then(self.event_time.cmp(&other.event_time)).then(self.offset.cmp(&other.offset))
+    }
+}
+
+/// OHLCV of one minute, unrounded.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Minute {
+    pub(crate) open: Price,
+    pub(crate) high: Price,
+    pub(crate) low: Price,
+    pub(crate) close: Price,
+    pub(crate) volume: Quantity,
+    pub(crate) turnover: Turnover,
+    pub(crate) trade_count: i64,
+    pub(crate) buy_volume: Quantity,
+    pub(crate) sell_volume: Quantity,
+    first: Place,
+    last: Place,
+}
+
+impl Minute {
+    /// A minute that holds one trade; `None` when price × size overflows.
+    pub(crate) fn of_trade(trade: &Trade, offset: i64) -> Option<Self> {
+        let place = Place { sequence: trade.sequence, event_time: trade.event_time, offset };
+        let size = trade.size.unwrap_or(Quantity::ZERO);
+        let on = |side| if trade.side == side { size } else { Quantity::ZERO };
+        let minute = Self {
+            open: trade.price,
+            high: trade.price,
+            low: trade.price,
+            close: trade.price,
+            volume: size,
+            turnover: Turnover::of(trade.price, size)?,
+            trade_count: 1,
+            buy_volume: on(Side::Buy),
+            sell_volume: on(Side::Sell),
+            first: place,
+            last: place,
+        };
+        minute.is_within_share().then_some(minute)
+    }
+
+    /// A minute as a provider's candle states it; what it does not report counts 0.
+    pub(crate) fn of_candle(candle: &Candle, offset: i64) -> Option<Self> {
+        let place = Place { sequence: None, event_time: candle.open_time, offset };
+        let volume = candle.volume.unwrap_or(Quantity::ZERO);
+        let buy_volume = candle.buy_volume.unwrap_or(Quantity::ZERO);
+        let sell_volume = match candle.buy_volume {
+            Some(buy) => Quantity::from_scaled(volume.scaled().checked_sub(buy.scaled())?)?,
+            None => Quantity::ZERO,
+        };
+        let turnover = candle.turnover.map_or(Some(0), |amount| amount.scaled().checked_mul(100_000_000))?;
+        let minute = Self {
+            open: candle.open,
+            high: candle.high,
+            low: candle.low,
+            close: candle.close,
+            volume,
+            turnover: Turnover::from_scaled(turnover)?,
+            trade_count: candle.trade_count.unwrap_or(0),
+            buy_volume,
+            sell_volume,
+            first: place,
+            last: place,
+        };
+        minute.is_within_share().then_some(minute)
+    }
+
+    /// Adds a trade of the same minute. Returns false, leaving the minute as it was, when a sum overflows.
+    #[must_use]
+    pub(crate) fn add(&mut self, other: &Self) -> bool {
+        let sums = (|| {
+            Some((
+                self.volume.checked_add(other.volume)?,
+                self.turnover.checked_add(other.turnover)?,
+                self.trade_count.checked_add(other.trade_count)?,
+                self.buy_volume.checked_add(other.buy_volume)?,
+                self.sell_volume.checked_add(other.sell_volume)?,
+            ))
+        })();
+        let Some((volume, turnover, trade_count, buy_volume, sell_volume)) = sums else { return false };
+        let sum = Self { volume, turnover, trade_count, buy_volume, sell_volume, ..self.clone() };
+        if !sum.is_within_share() {
+            return false;
+        }
+        if other.first.compare(&self.first) == Ordering::Less {
+            self.first = other.first;
+            self.open = other.open;
+        }
+        if other.last.compare(&self.last) != Ordering::Less {
+            self.last = other.last;
+            self.close = other.close;
+        }
+        self.high = self.high.max(other.high);
+        self.low = self.low.min(other.low);
+        (self.volume, self.turnover, self.trade_count) = (volume, turnover, trade_count);
+        (self.buy_volume, self.sell_volume) = (buy_volume, sell_volume);
+        true
+    }
+
+    /// Appends a later minute: open stays, close is the later one's.
+    pub(crate) fn followed_by(mut self, later: &Self) -> Self {
+        const FITS: &str = "every minute is within its share of a day's range";
+        self.volume = self.volume.checked_add(later.volume).expect(FITS);
+        self.turnover = self.turnover.checked_add(later.turnover).expect(FITS);
+        self.trade_count = self.trade_count.checked_add(later.trade_count).expect(FITS);
+        self.buy_volume = self.buy_volume.checked_add(later.buy_volume).expect(FITS);
+        self.sell_volume = self.sell_volume.checked_add(later.sell_volume).expect(FITS);
+        self.high = self.high.max(later.high);
+        self.low = self.low.min(later.low);
+        self.close = later.close;
+        self.last = later.last;
+        self
+    }
+
+    /// Whether a day of such minutes still fits: what lets [`Minute::followed_by`] never overflow.
+    fn is_within_share(&self) -> bool {
+        const MINUTES: u128 = 1440;
+        let share = |value: i128, limit: u128| value.unsigned_abs() <= limit / MINUTES;
+        share(self.turnover.scaled(), i128::MAX.unsigned_abs())
+            && [self.volume, self.buy_volume, self.sell_volume].iter().all(|q| share(q.scaled(), 10u128.pow(38)))
+            && share(i128::from(self.trade_count), u128::from(i64::MAX.unsigned_abs()))
+    }
+}

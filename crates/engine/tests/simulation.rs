@@ -1,0 +1,322 @@
+//! Seeded simulation: an in-memory log with disorder, duplicates, gaps and lateness; crashes at any commit; the result judged by the oracle.
+//! The seed of a failing run is in the assertion message; `SEEDS=n` runs more.
+
+use marketflow_engine::{Change, Config, Outcome, Partition};
+use marketflow_model::{
+    Bar, BarSource, Conditions, Control, ControlKind, Feed, FeedState, Instrument, Interval, Quality, Side, Source, Timestamp,
+    Trade,
+};
+use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeMap;
+
+const START: i64 = 1_385_337_600_000_000;
+const SECOND: i64 = 1_000_000;
+
+#[derive(Clone)]
+enum Record {
+    Trade(Trade),
+    Control(Control),
+}
+
+fn feed() -> Feed {
+    Feed::new("bitstamp")
+}
+
+fn trade(symbol: &str, id: i64, at: i64, price: &str, size: &str, side: Side) -> Trade {
+    Trade {
+        instrument: Instrument::new("BITSTAMP", symbol).unwrap(),
+        feed: feed(),
+        event_time: Timestamp::from_micros(at),
+        receive_time: Timestamp::from_micros(at),
+        price: price.parse().unwrap(),
+        size: Some(size.parse().unwrap()),
+        side,
+        trade_id: Some(id.to_string()),
+        sequence: Some(id),
+        import_row: None,
+        conditions: Conditions::NONE,
+        source: Source::Websocket,
+    }
+}
+
+fn control(kind: ControlKind, clock: i64) -> Control {
+    Control::new(kind, feed(), Timestamp::from_micros(clock))
+}
+
+fn up(from: i64) -> Record {
+    let mut c = control(ControlKind::FeedState, from);
+    c.state = FeedState::Up;
+    c.from = Some(Timestamp::from_micros(from));
+    Record::Control(c)
+}
+
+fn heartbeat(through: i64) -> Record {
+    let mut c = control(ControlKind::Heartbeat, through);
+    c.complete_through = Some(Timestamp::from_micros(through));
+    Record::Control(c)
+}
+
+fn gap(kind: ControlKind, id: &str, from: i64, to: Option<i64>) -> Record {
+    let mut c = control(kind, from);
+    c.gap_id = Some(id.into());
+    c.from = Some(Timestamp::from_micros(from));
+    c.to = to.map(Timestamp::from_micros);
+    Record::Control(c)
+}
+
+fn apply(partition: &mut Partition, offset: i64, record: &Record, out: &mut Vec<Bar>) -> Option<Outcome> {
+    match record {
+        Record::Trade(t) => Some(partition.on_trade(t, offset, out)),
+        Record::Control(c) => {
+            partition.on_control(BarSource::Trades, c, out);
+            None
+        }
+    }
+}
+
+fn run(log: &[Record]) -> (Vec<Bar>, Vec<Outcome>) {
+    let mut partition = Partition::new(Config::default());
+    let mut bars = Vec::new();
+    let outcomes = log.iter().zip(0..).filter_map(|(r, offset)| apply(&mut partition, offset, r, &mut bars)).collect();
+    (bars, outcomes)
+}
+
+/// Runs the log with crashes: what was not committed is lost, state comes back from the changelog alone.
+fn run_with_crashes(log: &[Record], random: &mut ChaCha8Rng) -> Vec<Bar> {
+    let (mut committed_bars, mut changelog, mut committed) = (Vec::new(), Vec::<Change>::new(), 0usize);
+    let mut partition = Partition::new(Config::default());
+    while committed < log.len() {
+        let end = (committed + random.random_range(1..200)).min(log.len());
+        let mut bars = Vec::new();
+        for (at, record) in log.iter().enumerate().take(end).skip(committed) {
+            apply(&mut partition, i64::try_from(at).unwrap(), record, &mut bars);
+        }
+        let changes = partition.take_changes();
+        if random.random_bool(0.3) {
+            partition = Partition::restore(Config::default(), changelog.iter().cloned()).unwrap();
+            continue;
+        }
+        changelog.extend(changes);
+        committed_bars.extend(bars);
+        committed = end;
+    }
+    committed_bars
+}
+
+/// A session with disorder inside 2 s, duplicates, and one hole that is filled later.
+fn session(random: &mut ChaCha8Rng) -> (Vec<Record>, Vec<Trade>) {
+    let symbols = ["BTCUSD", "ETHUSD", "XRPUSD"];
+    let mut now = START;
+    let mut truth = Vec::new();
+    for id in 0..random.random_range(200..1500) {
+        now += random.random_range(0..4 * SECOND);
+        let side = *[Side::Buy, Side::Sell, Side::Unknown].get(random.random_range(0..3)).unwrap();
+        let symbol = symbols[random.random_range(0..3)];
+        truth.push(trade(
+            symbol,
+            id,
+            now,
+            &format!("{}.{:02}", random.random_range(90..110), random.random_range(0..100)),
+            "0.25",
+            side,
+        ));
+    }
+    let (hole_from, hole_to) = (START + (now - START) / 3, START + (now - START) / 3 + random.random_range(1..900) * SECOND);
+    let in_hole = |t: &Trade| (hole_from..hole_to).contains(&t.event_time.micros());
+    // arrival = event time + disorder below the heartbeat's 2 s
+    let mut arrivals: Vec<(i64, Record)> = Vec::new();
+    for t in truth.iter().filter(|t| !in_hole(t)) {
+        let at = t.event_time.micros() + random.random_range(0..2 * SECOND - 1);
+        arrivals.push((at, Record::Trade(t.clone())));
+        if random.random_bool(0.05) {
+            arrivals.push((at + random.random_range(0..60 * SECOND), Record::Trade(t.clone())));
+        }
+    }
+    let fill_at = hole_to + random.random_range(1..4000) * SECOND;
+    let mut missing: Vec<Trade> = truth.iter().filter(|t| in_hole(t)).cloned().collect();
+    missing.shuffle(random);
+    arrivals.extend(missing.into_iter().map(|t| (fill_at, Record::Trade(t))));
+    arrivals.push((hole_from + 2 * SECOND - 1, gap(ControlKind::GapOpened, "hole", hole_from, None)));
+    arrivals.push((fill_at + 1, gap(ControlKind::GapFilled, "hole", hole_from, Some(hole_to))));
+    let end = now.max(fill_at) + 2000 * SECOND;
+    let mut beat = START;
+    while beat < end {
+        arrivals.push((beat, heartbeat(beat - 2 * SECOND)));
+        beat += SECOND;
+    }
+    arrivals.sort_by_key(|(at, _)| *at);
+    let mut log = vec![up(START)];
+    log.extend(arrivals.into_iter().map(|(_, r)| r));
+    (log, truth)
+}
+
+#[test]
+fn every_seed_gives_the_oracles_bars_with_or_without_crashes() {
+    let seeds: u64 = std::env::var("SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(60);
+    for seed in 0..seeds {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let (log, truth) = session(&mut random);
+        let (bars, outcomes) = run(&log);
+        let used = outcomes.iter().filter(|o| **o == Outcome::Used).count();
+        assert_eq!(used, truth.len(), "seed {seed}: every trade is used once");
+        assert!(outcomes.iter().all(|o| matches!(o, Outcome::Used | Outcome::Duplicate)), "seed {seed}");
+        let expected = marketflow_oracle::recompute(&truth, &Interval::STANDARD);
+        assert_eq!(marketflow_oracle::differences(&expected, &bars, 5), Vec::<String>::new(), "seed {seed}");
+        let mut revisions: BTreeMap<_, i32> = BTreeMap::new();
+        for bar in &bars {
+            let next = revisions.entry((bar.instrument.clone(), bar.interval, bar.open_time)).or_insert(0);
+            assert_eq!(bar.revision, *next, "seed {seed}: revisions rise by one: {bar:?}");
+            *next += 1;
+            assert!(bar.revision <= 1, "seed {seed}: one revision per touched bar: {bar:?}");
+        }
+        let crashed = run_with_crashes(&log, &mut random);
+        assert_eq!(crashed, bars, "seed {seed}: crashes change nothing");
+    }
+}
+
+fn bars_of(bars: &[Bar], interval: Interval) -> Vec<(i64, String, i64, i32, Quality)> {
+    let minute = |t: Timestamp| (t.micros() - START) / (60 * SECOND);
+    bars.iter()
+        .filter(|b| b.interval == interval)
+        .map(|b| (minute(b.open_time), b.close.to_string(), b.trade_count, b.revision, b.quality))
+        .collect()
+}
+
+#[test]
+fn late_trade_within_lateness_revises_each_interval_once_at_the_next_control() {
+    let t = |id, second, price: &str| Record::Trade(trade("BTCUSD", id, START + second * SECOND, price, "1", Side::Buy));
+    let log = [
+        up(START),
+        t(1, 10, "100"),
+        heartbeat(START + 900 * SECOND),
+        t(2, 50, "101"),
+        heartbeat(START + 901 * SECOND),
+        heartbeat(START + 902 * SECOND),
+    ];
+    let (bars, outcomes) = run(&log);
+    assert_eq!(outcomes, [Outcome::Used, Outcome::Late("850 s behind the watermark".into())]);
+    assert_eq!(bars.len(), 3);
+
+    let log = [
+        up(START),
+        t(1, 10, "100"),
+        heartbeat(START + 90 * SECOND),
+        t(2, 50, "101"),
+        heartbeat(START + 91 * SECOND),
+        heartbeat(START + 960 * SECOND),
+    ];
+    let (bars, _) = run(&log);
+    assert_eq!(
+        bars_of(&bars, Interval::ONE_MINUTE),
+        [(0, "100".into(), 1, 0, Quality::Complete), (0, "101".into(), 2, 1, Quality::Complete)]
+    );
+    assert_eq!(bars[1].revision_reason.as_deref(), Some("late records"));
+    assert_eq!(bars_of(&bars, Interval::FIFTEEN_MINUTES), [(0, "101".into(), 2, 0, Quality::Complete)]);
+}
+
+#[test]
+fn a_gap_marks_the_touched_bars_then_backfills_them_once() {
+    let t = |id, second, price: &str| Record::Trade(trade("BTCUSD", id, START + second * SECOND, price, "1", Side::Buy));
+    let log = [
+        up(START),
+        t(1, 10, "100"),
+        t(2, 70, "101"),
+        gap(ControlKind::GapOpened, "g", START + 75 * SECOND, None),
+        t(5, 190, "104"),
+        t(6, 250, "105"),
+        heartbeat(START + 300 * SECOND),
+        heartbeat(START + 301 * SECOND),
+        t(3, 80, "102"),
+        heartbeat(START + 302 * SECOND),
+        t(4, 130, "103"),
+        gap(ControlKind::GapFilled, "g", START + 75 * SECOND, Some(START + 165 * SECOND)),
+        heartbeat(START + 303 * SECOND),
+    ];
+    let (bars, outcomes) = run(&log);
+    assert!(outcomes.iter().all(|o| *o == Outcome::Used));
+    assert_eq!(
+        bars_of(&bars, Interval::ONE_MINUTE),
+        [
+            (0, "100".into(), 1, 0, Quality::Complete),
+            (1, "101".into(), 1, 0, Quality::Gap),
+            (3, "104".into(), 1, 0, Quality::Gap),
+            (4, "105".into(), 1, 0, Quality::Gap),
+            (1, "102".into(), 2, 1, Quality::Backfilled),
+            (2, "103".into(), 1, 0, Quality::Backfilled),
+            (3, "104".into(), 1, 1, Quality::Complete),
+            (4, "105".into(), 1, 1, Quality::Complete),
+        ]
+    );
+}
+
+#[test]
+fn an_abandoned_gap_leaves_the_bar_marked() {
+    let t = |id, second, price: &str| Record::Trade(trade("BTCUSD", id, START + second * SECOND, price, "1", Side::Buy));
+    let log = [
+        up(START),
+        t(1, 10, "100"),
+        gap(ControlKind::GapOpened, "g", START + 20 * SECOND, Some(START + 30 * SECOND)),
+        heartbeat(START + 60 * SECOND),
+        gap(ControlKind::GapAbandoned, "g", START + 20 * SECOND, Some(START + 30 * SECOND)),
+        heartbeat(START + 61 * SECOND),
+    ];
+    let (bars, _) = run(&log);
+    assert_eq!(bars_of(&bars, Interval::ONE_MINUTE), [(0, "100".into(), 1, 0, Quality::Gap)]);
+}
+
+#[test]
+fn joining_mid_window_is_partial_open() {
+    let t = |id, second, price: &str| Record::Trade(trade("BTCUSD", id, START + second * SECOND, price, "1", Side::Buy));
+    let (bars, _) = run(&[up(START + 20 * SECOND), t(1, 30, "100"), t(2, 70, "101"), heartbeat(START + 960 * SECOND)]);
+    assert_eq!(
+        bars_of(&bars, Interval::ONE_MINUTE),
+        [(0, "100".into(), 1, 0, Quality::PartialOpen), (1, "101".into(), 1, 0, Quality::Complete)]
+    );
+    assert_eq!(bars_of(&bars, Interval::FIFTEEN_MINUTES), [(0, "101".into(), 2, 0, Quality::PartialOpen)]);
+}
+
+#[test]
+fn an_import_repeated_changes_nothing_and_its_end_closes_every_window() {
+    let import = Feed::import("abc");
+    let row = |row: i64, second: i64, price: &str| {
+        let mut t = trade("BTCUSD", row, START + second * SECOND, price, "1", Side::Unknown);
+        (t.feed, t.trade_id, t.import_row, t.source) = (import.clone(), None, Some(row), Source::Import);
+        Record::Trade(t)
+    };
+    let state = {
+        let mut c = Control::new(ControlKind::FeedState, import.clone(), Timestamp::from_micros(START));
+        c.state = FeedState::Up;
+        Record::Control(c)
+    };
+    let end = Record::Control(Control::new(ControlKind::End, import.clone(), Timestamp::from_micros(START)));
+    let once = [state.clone(), row(1, 10, "100"), row(2, 10, "100"), row(3, 70, "101"), end.clone()];
+    let twice: Vec<Record> = once.iter().chain(&once).cloned().collect();
+    let (bars, outcomes) = run(&twice);
+    assert_eq!(
+        outcomes,
+        [Outcome::Used, Outcome::Used, Outcome::Used, Outcome::Duplicate, Outcome::Duplicate, Outcome::Duplicate]
+    );
+    assert_eq!(bars, run(&once).0);
+    assert_eq!(
+        bars_of(&bars, Interval::ONE_MINUTE),
+        [(0, "100".into(), 2, 0, Quality::Complete), (1, "101".into(), 1, 0, Quality::Complete)]
+    );
+    // interrupted after two rows, then run again from the start
+    let resumed: Vec<Record> = once[..3].iter().chain(&once).cloned().collect();
+    assert_eq!(run(&resumed).0, bars);
+}
+
+#[test]
+fn what_is_not_believable_is_set_aside_with_its_reason() {
+    let check = |change: fn(&mut Trade), expected: &str| {
+        let mut t = trade("BTCUSD", 1, START, "100", "1", Side::Buy);
+        change(&mut t);
+        let (bars, outcomes) = run(&[up(START), Record::Trade(t), heartbeat(START + 960 * SECOND)]);
+        assert_eq!(outcomes, [Outcome::Quarantined(expected.to_owned().into())]);
+        assert!(bars.is_empty());
+    };
+    check(|t| t.size = Some("0".parse().unwrap()), "size is zero");
+    check(|t| t.price = "-1".parse().unwrap(), "price is negative");
+    check(|t| t.event_time = t.receive_time.plus_micros(6 * SECOND), "event time is ahead of receive time");
+}
