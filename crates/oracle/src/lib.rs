@@ -35,6 +35,9 @@ pub type BarKey = (Instrument, u16, Timestamp);
 
 /// Recomputes every bar of the given trades. Repeats of (instrument, trade id) count once, and so do repeats of (instrument, import row);
 /// trades with a reported size of zero count nowhere. The list's order stands for arrival.
+///
+/// # Panics
+/// Never: an average of prices is a price.
 pub fn recompute(trades: &[Trade], intervals: &[Interval]) -> BTreeMap<BarKey, ExpectedBar> {
     let mut seen_ids = BTreeSet::new();
     let mut seen_rows = BTreeSet::new();
