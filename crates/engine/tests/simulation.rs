@@ -1,6 +1,8 @@
 //! Seeded simulation: an in-memory log with disorder, duplicates, gaps and lateness; crashes at any commit; the result judged by the oracle.
 //! The seed of a failing run is in the assertion message; `SEEDS=n` runs more.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
 use marketflow_engine::{Change, Config, Outcome, Partition};
 use marketflow_model::{
     Bar, BarSource, Conditions, Control, ControlKind, Feed, FeedState, Instrument, Interval, Quality, Side, Source, Timestamp,
