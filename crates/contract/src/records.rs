@@ -1,4 +1,7 @@
-//! One encoder and decoder per record type, fields in schema order.
+//! One encoder and decoder per record type, fields in schema order: a trade leaves the producer as these bytes. What is expected of them is in
+//! `crates/contract/tests/contract.rs`.
+//!
+//! Next: `services/processor/src/processor.rs`, which reads them back.
 
 use crate::Schema;
 use crate::codec::{DecodeError, Reader, Writer};
