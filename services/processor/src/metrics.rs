@@ -1,0 +1,57 @@
+//! What the processor counts.
+
+use marketflow_runtime::Metrics;
+use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec};
+
+/// The processor's metrics; shared by its workers.
+#[derive(Clone)]
+pub struct ProcessorMetrics {
+    /// `marketflow_records_consumed_total{topic}`: data and controls, committed.
+    pub consumed: IntCounterVec,
+    /// `marketflow_records_produced_total{topic}`: committed.
+    pub produced: IntCounterVec,
+    /// `marketflow_trades_total{outcome}`: where every data record went, committed.
+    pub trades: IntCounterVec,
+    /// `marketflow_controls_total{kind}`: committed.
+    pub controls: IntCounterVec,
+    /// `marketflow_bars_total{interval,kind}`: kind = final or revision, committed.
+    pub bars: IntCounterVec,
+    /// `marketflow_consumer_lag_records{topic,partition}`.
+    pub lag: IntGaugeVec,
+    /// `marketflow_watermark_timestamp_seconds{topic,partition}`: the newest watermark of a live feed.
+    pub watermark: IntGaugeVec,
+    /// `marketflow_transaction_duration_seconds{outcome}`.
+    pub transactions: HistogramVec,
+    /// `marketflow_changelog_bytes_total{topic}`: state written.
+    pub changelog_bytes: IntCounterVec,
+    /// `marketflow_restores_total{reason}`: partitions rebuilt.
+    pub restores: IntCounterVec,
+}
+
+impl ProcessorMetrics {
+    /// Registers them.
+    pub fn new(metrics: &Metrics) -> Self {
+        let seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+        Self {
+            consumed: metrics.counter_vec("marketflow_records_consumed_total", "records read and committed", &["topic"]),
+            produced: metrics.counter_vec("marketflow_records_produced_total", "records written and committed", &["topic"]),
+            trades: metrics.counter_vec("marketflow_trades_total", "where every trade and candle went, committed", &["outcome"]),
+            controls: metrics.counter_vec("marketflow_controls_total", "controls read, committed", &["kind"]),
+            bars: metrics.counter_vec("marketflow_bars_total", "bars published, committed", &["interval", "kind"]),
+            lag: metrics.gauge_vec("marketflow_consumer_lag_records", "records not yet read", &["topic", "partition"]),
+            watermark: metrics.gauge_vec(
+                "marketflow_watermark_timestamp_seconds",
+                "event time up to which a live feed is complete, newest of the partition",
+                &["topic", "partition"],
+            ),
+            transactions: metrics.histogram_vec(
+                "marketflow_transaction_duration_seconds",
+                "from begin to commit or abort",
+                &seconds,
+                &["outcome"],
+            ),
+            changelog_bytes: metrics.counter_vec("marketflow_changelog_bytes_total", "state written, keys and values", &["topic"]),
+            restores: metrics.counter_vec("marketflow_restores_total", "partitions rebuilt from the changelog", &["reason"]),
+        }
+    }
+}
