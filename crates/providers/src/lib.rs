@@ -1,1 +1,434 @@
-//! marketflow-providers.
+//! Providers: what each venue speaks, as plain state machines. Bytes in, events out, time passed as an argument; no sockets in here.
+//!
+//! A provider is one folder (`frame.rs`, `parse.rs`, `connection.rs`, `rest.rs`, fixtures, README) and one entry in [`ALL`]. It lacks
+//! everything that touches the world: the shell in `services/producer` owns sockets, requests and clocks, and keeps the order of events.
+//!
+//! Next: `crates/providers/src/bitstamp/frame.rs`, then `services/producer/src/websocket.rs`.
+
+pub mod binance;
+pub mod bitstamp;
+mod number;
+mod session;
+
+use marketflow_model::{Feed, Instrument, Quote, Timestamp, Trade};
+use serde::Serialize;
+use std::time::Duration;
+
+pub use session::Timing;
+
+/// Every provider, sorted by id.
+pub const ALL: &[&Provider] = &[&binance::PROVIDER, &bitstamp::PROVIDER];
+
+/// The provider of an id, if there is one.
+pub fn by_id(id: &str) -> Option<&'static Provider> {
+    ALL.iter().copied().find(|provider| provider.id == id)
+}
+
+/// What a venue offers and how to speak with it.
+pub struct Provider {
+    /// Id and name of its feed, such as `bitstamp`.
+    pub id: &'static str,
+    /// Venue part of its instruments, such as `BITSTAMP`.
+    pub venue: &'static str,
+    /// Record kinds it delivers.
+    pub feeds: &'static [FeedKind],
+    /// Public WebSocket endpoint.
+    pub websocket_url: &'static str,
+    /// Public request endpoint, without trailing slash.
+    pub rest_url: &'static str,
+    /// Names of the credentials it needs; empty: none.
+    pub credentials: &'static [&'static str],
+    /// What the venue allows.
+    pub limits: Limits,
+    /// How missing trades are noticed.
+    pub repair: Repair,
+    /// A fresh connection for these instruments.
+    pub connection: fn(Vec<Instrument>, Timing) -> Box<dyn Connection>,
+    /// Requests and answers for back-fill.
+    pub rest: &'static dyn Rest,
+    /// The instrument as the provider would name it, when it is one of this venue's.
+    pub accepts: fn(&Instrument) -> bool,
+}
+
+impl Provider {
+    /// The feed's name.
+    pub fn feed(&self) -> Feed {
+        Feed::new(self.id)
+    }
+}
+
+impl std::fmt::Debug for Provider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.id)
+    }
+}
+
+/// A kind of record a provider delivers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeedKind {
+    /// Single executions.
+    Trades,
+    /// Best bid and ask.
+    Quotes,
+}
+
+/// What a venue allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Instruments on one connection, both channels of each counted.
+    pub instruments_per_connection: usize,
+    /// Longest frame accepted from the venue, in bytes.
+    pub frame_bytes_max: usize,
+    /// Sustained request weight per second.
+    pub rest_weight_per_second: u32,
+    /// Request weight that may be spent at once.
+    pub rest_weight_burst: u32,
+}
+
+/// How missing trades are noticed besides a lost connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Repair {
+    /// Trade ids of an instrument rise by one: a hole shows at the next trade.
+    ContiguousIds,
+    /// Ids have holes by nature: a recent-trades page is merged by id every so often.
+    Sweep {
+        /// How often, on the venue's clock.
+        every: Duration,
+    },
+}
+
+/// The clocks at one moment: timers on the venue's side follow `venue`, socket time-outs follow `monotonic`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The venue's clock as far as it is known: never ahead of the venue itself, so it can be evidence.
+    pub venue: Timestamp,
+    /// The venue's clock as best guessed: what records are stamped with on receipt.
+    pub received: Timestamp,
+    /// Time since an arbitrary start; never goes back.
+    pub monotonic: Duration,
+}
+
+/// One message from the venue.
+#[derive(Clone, Copy, Debug)]
+pub enum Frame<'a> {
+    /// A text frame.
+    Text(&'a str),
+    /// A binary frame; no provider here sends one.
+    Binary(&'a [u8]),
+}
+
+/// What a connection tells the shell, in the order it happened.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// One execution.
+    Trade(Trade),
+    /// Best bid and ask.
+    Quote(Quote),
+    /// Text to send to the venue now.
+    Send {
+        /// The frame.
+        text: String,
+    },
+    /// The venue acknowledged the trades of an instrument: what happens from now on arrives here.
+    Subscribed {
+        /// Of which instrument.
+        instrument: Instrument,
+    },
+    /// The venue acknowledged that an instrument's trades end.
+    Unsubscribed {
+        /// Of which instrument.
+        instrument: Instrument,
+    },
+    /// The venue refused something, or did not acknowledge it in time.
+    Refused {
+        /// Which instrument, when the venue says so.
+        instrument: Option<Instrument>,
+        /// In the venue's words.
+        reason: String,
+    },
+    /// The venue was heard: everything it sent with an event time before `through`, less the disorder allowance, stands before this.
+    Evidence {
+        /// On the venue's clock.
+        through: Timestamp,
+    },
+    /// Trades with ids strictly between the two were never received.
+    Missing {
+        /// Of which instrument.
+        instrument: Instrument,
+        /// Last id before the hole.
+        after: i64,
+        /// First id after the hole.
+        before: i64,
+    },
+    /// No trade of an instrument for a while, though subscribed. A quiet market looks the same: ask by request.
+    Silent {
+        /// Of which instrument.
+        instrument: Instrument,
+        /// Last trade, or the acknowledgement when there was none.
+        since: Timestamp,
+    },
+    /// A frame that cannot be used.
+    Malformed {
+        /// Bounded, for counting.
+        reason: Malformed,
+        /// In words.
+        detail: String,
+    },
+    /// A frame that is fine but of no use: an answer, a repeated book, a channel just left.
+    Ignored,
+    /// Open the next connection now and close this one when the next is subscribed.
+    Renew {
+        /// In words.
+        reason: &'static str,
+    },
+    /// This connection is of no further use.
+    Reconnect {
+        /// In words; bounded, for counting.
+        reason: &'static str,
+    },
+}
+
+/// Why a frame, or a row of an answer, cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Malformed {
+    /// Not JSON, or cut short.
+    NotJson,
+    /// JSON of a shape the venue does not document.
+    UnknownShape,
+    /// A field is missing or of the wrong type.
+    BadField,
+    /// A price, size or id is not a number or out of range.
+    BadNumber,
+    /// More decimals than are kept; never rounded.
+    TooPrecise,
+    /// A time out of every range.
+    BadTime,
+    /// A binary frame where text is spoken.
+    Binary,
+    /// Longer than [`Limits::frame_bytes_max`].
+    Oversized,
+}
+
+impl Malformed {
+    /// Every reason.
+    pub const ALL: [Self; 8] = [
+        Self::NotJson,
+        Self::UnknownShape,
+        Self::BadField,
+        Self::BadNumber,
+        Self::TooPrecise,
+        Self::BadTime,
+        Self::Binary,
+        Self::Oversized,
+    ];
+
+    /// Label value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotJson => "not_json",
+            Self::UnknownShape => "unknown_shape",
+            Self::BadField => "bad_field",
+            Self::BadNumber => "bad_number",
+            Self::TooPrecise => "too_precise",
+            Self::BadTime => "bad_time",
+            Self::Binary => "binary",
+            Self::Oversized => "oversized",
+        }
+    }
+}
+
+/// One connection's side of the conversation, from open to close.
+pub trait Connection: Send {
+    /// The socket is open.
+    fn on_open(&mut self, now: Moment, out: &mut Vec<Event>);
+    /// A message arrived. Never panics, whatever it holds.
+    fn on_frame(&mut self, frame: Frame<'_>, now: Moment, out: &mut Vec<Event>);
+    /// Time passed; called several times a second.
+    fn on_timer(&mut self, now: Moment, out: &mut Vec<Event>);
+    /// Adds instruments.
+    fn subscribe(&mut self, instruments: &[Instrument], now: Moment, out: &mut Vec<Event>);
+    /// Takes instruments away.
+    fn unsubscribe(&mut self, instruments: &[Instrument], now: Moment, out: &mut Vec<Event>);
+}
+
+/// Where a back-fill stands: what is wanted of one instrument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Trades with higher ids; `None`: by time.
+    pub after: Option<i64>,
+    /// Trades with lower ids; `None`: up to now.
+    pub before: Option<i64>,
+    /// Trades from this event time on (the venue's resolution applies).
+    pub from: Timestamp,
+    /// How often an answer did not reach back far enough.
+    pub widened: u8,
+}
+
+/// A request to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestRequest {
+    /// To be appended to the endpoint.
+    pub path_and_query: String,
+    /// Extra headers.
+    pub headers: &'static [(&'static str, &'static str)],
+    /// What it costs of [`Limits::rest_weight_per_second`].
+    pub weight: u32,
+    /// How far back from now the answer reaches at most; `None`: without limit.
+    pub reach: Option<Duration>,
+}
+
+/// An answer received.
+#[derive(Clone, Copy, Debug)]
+pub struct RestAnswer<'a> {
+    /// HTTP status.
+    pub status: u16,
+    /// `Retry-After` as sent.
+    pub retry_after: Option<&'a str>,
+    /// Body as sent.
+    pub body: &'a [u8],
+}
+
+/// One page of trades, oldest first.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// Trades within the cursor's bounds, ids rising.
+    pub trades: Vec<Trade>,
+    /// Rows that cannot be used, with their text.
+    pub malformed: Vec<(Malformed, String, String)>,
+    /// Where to go on; `None`: the venue has told all it knows.
+    pub next: Option<Cursor>,
+    /// The venue does not answer further back than this; `None`: the whole range was answered.
+    pub reaches_from: Option<Timestamp>,
+}
+
+/// Why an answer holds no page.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RestError {
+    /// Too many requests; not before `retry_after`.
+    #[error("rate limited: {detail}")]
+    RateLimited {
+        /// As the venue asks.
+        retry_after: Option<Duration>,
+        /// In the venue's words.
+        detail: String,
+    },
+    /// The venue cannot answer now (5xx, maintenance page, firewall page).
+    #[error("not available: {detail}")]
+    Unavailable {
+        /// As the venue asks.
+        retry_after: Option<Duration>,
+        /// In the venue's words.
+        detail: String,
+    },
+    /// The venue will not answer this (unknown symbol, bad parameter).
+    #[error("refused: {detail}")]
+    Refused {
+        /// In the venue's words.
+        detail: String,
+    },
+    /// The venue does not serve this region (HTTP 451).
+    #[error("not served from this region (HTTP 451): {detail}")]
+    Region {
+        /// In the venue's words.
+        detail: String,
+    },
+    /// Not the documented shape.
+    #[error("cannot read the answer: {detail}")]
+    Unreadable {
+        /// In words.
+        detail: String,
+    },
+}
+
+impl RestError {
+    /// Label value, bounded.
+    pub const fn outcome(&self) -> &'static str {
+        match self {
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Refused { .. } => "refused",
+            Self::Region { .. } => "region",
+            Self::Unreadable { .. } => "unreadable",
+        }
+    }
+
+    /// Whether asking again later can help.
+    pub const fn retryable(&self) -> bool {
+        !matches!(self, Self::Refused { .. } | Self::Region { .. })
+    }
+}
+
+/// Builds requests for missing trades and reads the answers.
+pub trait Rest: Sync {
+    /// The next request for `cursor`; `now` on the venue's clock.
+    fn request(&self, instrument: &Instrument, cursor: &Cursor, now: Timestamp) -> RestRequest;
+
+    /// Reads the answer to `request`; `received` on the venue's clock, sampled after it arrived.
+    ///
+    /// # Errors
+    /// [`RestError`] for anything but the documented shape, also for error objects inside a 200.
+    fn page(
+        &self,
+        instrument: &Instrument,
+        cursor: &Cursor,
+        request: &RestRequest,
+        answer: RestAnswer<'_>,
+        received: Timestamp,
+    ) -> Result<Page, RestError>;
+}
+
+/// What status and headers say on their own, the same for every venue: `None` = read the body.
+pub(crate) fn status_error(answer: RestAnswer<'_>) -> Option<RestError> {
+    let detail = || format!("HTTP {}: {}", answer.status, excerpt(answer.body));
+    let retry_after = answer.retry_after.and_then(|text| text.trim().parse::<u64>().ok()).map(Duration::from_secs);
+    match answer.status {
+        200 if answer.body.trim_ascii_start().first() == Some(&b'<') => {
+            Some(RestError::Unavailable { retry_after, detail: format!("a web page instead of data: {}", excerpt(answer.body)) })
+        }
+        200 => None,
+        418 | 429 => Some(RestError::RateLimited { retry_after, detail: detail() }),
+        451 => Some(RestError::Region { detail: detail() }),
+        403 | 500..=599 => Some(RestError::Unavailable { retry_after, detail: detail() }),
+        _ => Some(RestError::Refused { detail: detail() }),
+    }
+}
+
+/// The beginning of a body, for messages.
+pub(crate) fn excerpt(body: &[u8]) -> String {
+    String::from_utf8_lossy(&body[..body.len().min(160)]).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_folder_is_listed_and_the_list_is_sorted() {
+        let mut folders: Vec<String> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.file_type().unwrap().is_dir())
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .collect();
+        folders.sort();
+        assert_eq!(ALL.iter().map(|p| p.id).collect::<Vec<_>>(), folders);
+    }
+
+    #[test]
+    fn statuses_are_told_apart() {
+        let outcome = |status, body: &str| {
+            status_error(RestAnswer { status, retry_after: Some("17"), body: body.as_bytes() })
+                .map(|e| (e.outcome(), e.retryable()))
+        };
+        assert_eq!(outcome(200, "[]"), None);
+        assert_eq!(outcome(200, " <html>maintenance</html>"), Some(("unavailable", true)));
+        assert_eq!(outcome(429, ""), Some(("rate_limited", true)));
+        assert_eq!(outcome(418, ""), Some(("rate_limited", true)));
+        assert_eq!(outcome(451, ""), Some(("region", false)));
+        assert_eq!(outcome(503, "<html>"), Some(("unavailable", true)));
+        assert_eq!(outcome(404, ""), Some(("refused", false)));
+    }
+}
