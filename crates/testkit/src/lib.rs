@@ -1,1 +1,17 @@
-//! marketflow-testkit.
+//! What tests of the whole need: a stack of their own, waiting without sleeping, faults on the wire, generated trades. For
+//! `[dev-dependencies]` only.
+//!
+//! A test that cannot start what it needs fails and says why; nothing here skips. It lacks any judgement: what is right is decided by
+//! `crates/oracle`.
+//!
+//! Next: `eventually.rs`.
+
+mod eventually;
+mod faultproxy;
+mod generate;
+mod metrics;
+
+pub use eventually::eventually;
+pub use faultproxy::{FaultProxy, Faults};
+pub use generate::RandomWalk;
+pub use metrics::Metrics;
