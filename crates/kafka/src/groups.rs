@@ -1,0 +1,26 @@
+//! Groups seen from outside: how far they are, without joining them.
+
+use crate::config::Quiet;
+use crate::consumer::{known_offsets, plain_list};
+use crate::{Error, KafkaConfig, TopicPartition};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use std::time::Duration;
+
+/// The offsets `group` committed for these partitions; those without one are left out. Offsets of an open transaction are waited for.
+///
+/// # Errors
+/// No answer within `timeout`.
+pub fn committed(
+    kafka: &KafkaConfig,
+    group: &str,
+    partitions: &[TopicPartition],
+    timeout: Duration,
+) -> Result<Vec<(TopicPartition, i64)>, Error> {
+    let fixed = [("group.id", group), ("isolation.level", "read_committed"), ("enable.auto.commit", "false")];
+    // never subscribes, so the group's members do not notice
+    let asker: BaseConsumer<Quiet> = kafka.client(&[], &fixed, Quiet)?;
+    let list = asker
+        .committed_offsets(plain_list(partitions), timeout)
+        .map_err(Error::kafka(format!("read the committed offsets of {group}")))?;
+    Ok(known_offsets(&list))
+}

@@ -1,0 +1,189 @@
+//! The transactional producer of a plain thread. The rules it keeps were measured: see docs/decisions on transactions.
+
+use crate::consumer::list_of;
+use crate::producer::{Deliveries, DeliveryContext, Outgoing};
+use crate::{Consumer, Disposition, Error, KafkaConfig, TopicPartition};
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::{Producer as _, ThreadedProducer};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Bounds of a [`TransactionalProducer`].
+#[derive(Clone, Copy, Debug)]
+pub struct TransactionSettings {
+    /// After how long the cluster aborts a transaction that its producer left open. A reader waits as long.
+    pub transaction_timeout: Duration,
+    /// How long retriable errors are retried before they are given up, per call.
+    pub retry_for: Duration,
+    /// Records held before [`TransactionalProducer::send`] waits.
+    pub queue_records: u32,
+    /// How long a record waits for company.
+    pub linger: Duration,
+}
+
+impl Default for TransactionSettings {
+    fn default() -> Self {
+        Self {
+            transaction_timeout: Duration::from_secs(10),
+            retry_for: Duration::from_secs(30),
+            queue_records: 200_000,
+            linger: Duration::from_millis(2),
+        }
+    }
+}
+
+/// One transaction after the other, each with its input offsets. Errors say by [`Error::disposition`] what is next: `Abort` → call
+/// [`TransactionalProducer::abort`], forget what was computed, go back to the committed offsets; `Fatal` → end the process.
+pub struct TransactionalProducer {
+    inner: ThreadedProducer<DeliveryContext>,
+    settings: TransactionSettings,
+    open: std::cell::Cell<bool>,
+}
+
+impl TransactionalProducer {
+    /// Fences whoever held `transactional_id` before, and finishes or aborts what they left open.
+    ///
+    /// # Errors
+    /// An unreachable cluster (retried for `retry_for`), or a setting librdkafka does not take.
+    pub fn connect(kafka: &KafkaConfig, transactional_id: &str, settings: TransactionSettings) -> Result<Self, Error> {
+        let timeout_ms = settings.transaction_timeout.as_millis().to_string();
+        let inner: ThreadedProducer<DeliveryContext> = kafka.client(
+            &[
+                ("queue.buffering.max.messages", &settings.queue_records.to_string()),
+                ("linger.ms", &settings.linger.as_millis().to_string()),
+                ("compression.type", "lz4"),
+                ("retry.backoff.ms", "5"),
+            ],
+            &[
+                ("transactional.id", transactional_id),
+                ("transaction.timeout.ms", &timeout_ms),
+                ("enable.idempotence", "true"),
+                ("acks", "all"),
+                ("partitioner", "murmur2_random"),
+                ("message.timeout.ms", &timeout_ms),
+            ],
+            DeliveryContext(Arc::new(Deliveries::default())),
+        )?;
+        let producer = Self { inner, settings, open: false.into() };
+        producer.retrying("initialise transactions", Disposition::Fatal, || {
+            producer.inner.init_transactions(Duration::from_secs(5))
+        })?;
+        Ok(producer)
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// A fenced or fatally failed producer.
+    pub fn begin(&self) -> Result<(), Error> {
+        self.inner.begin_transaction().map_err(Error::kafka("begin a transaction"))?;
+        self.open.set(true);
+        Ok(())
+    }
+
+    /// Adds a record to the open transaction; waits while the queue is full.
+    ///
+    /// # Errors
+    /// A transaction that must be aborted, or a fatally failed producer.
+    pub fn send(&self, record: Outgoing<'_>) -> Result<(), Error> {
+        let start = Instant::now();
+        let mut next = record.record();
+        loop {
+            match self.inner.send(next) {
+                Ok(()) => return Ok(()),
+                Err((problem, given_back)) => match problem.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::QueueFull) if start.elapsed() < self.settings.transaction_timeout => {
+                        next = given_back;
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    _ => return Err(Error::kafka(format!("send to {}", record.topic))(problem)),
+                },
+            }
+        }
+    }
+
+    /// Waits for the records, adds the input offsets (next to read) under the group's metadata of this moment, commits. The transaction is
+    /// over when this returns `Ok`; after an error see [`Error::disposition`], which is never `Retry` here.
+    ///
+    /// # Errors
+    /// `Abort`: nothing of it is visible and it must be aborted. `Fatal`: fenced, or the outcome is unknown.
+    pub fn commit(&self, next: &[(TopicPartition, i64)], consumer: &Consumer) -> Result<(), Error> {
+        self.wait_for_deliveries();
+        if !next.is_empty() {
+            let offsets = list_of(next)?;
+            self.retrying("add offsets to the transaction", Disposition::Abort, || {
+                let metadata = consumer.inner().group_metadata().ok_or_else(no_group)?;
+                self.inner.send_offsets_to_transaction(&offsets, &metadata, Duration::from_secs(5))
+            })?;
+        }
+        self.retrying("commit the transaction", Disposition::Fatal, || self.inner.commit_transaction(self.settings.retry_for))?;
+        self.open.set(false);
+        Ok(())
+    }
+
+    /// Aborts the open transaction; retried until it is certain.
+    ///
+    /// # Errors
+    /// A fenced or fatally failed producer.
+    pub fn abort(&self) -> Result<(), Error> {
+        self.retrying("abort the transaction", Disposition::Fatal, || self.inner.abort_transaction(Duration::from_secs(5)))?;
+        self.open.set(false);
+        Ok(())
+    }
+
+    /// Whether a transaction is open.
+    pub fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
+    /// Number of partitions of a topic.
+    ///
+    /// # Errors
+    /// An unknown topic or an unreachable cluster.
+    pub fn partition_count(&self, topic: &str, timeout: Duration) -> Result<i32, Error> {
+        crate::admin::partition_count(self.inner.client(), topic, timeout)
+    }
+
+    /// A commit that has to flush polls in steps of 100 ms; waiting for the deliveries here, in steps of 1 ms, leaves it nothing to flush.
+    fn wait_for_deliveries(&self) {
+        let start = Instant::now();
+        while self.inner.in_flight_count() > 0 && start.elapsed() < self.settings.transaction_timeout {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// A retriable error is answered by the same call with the same arguments, for a bounded time; `then` is what follows after that.
+    fn retrying(&self, doing: &str, then: Disposition, call: impl Fn() -> rdkafka::error::KafkaResult<()>) -> Result<(), Error> {
+        let start = Instant::now();
+        loop {
+            let problem = match call() {
+                Ok(()) => return Ok(()),
+                Err(source) => Error::Kafka { doing: doing.to_owned(), source },
+            };
+            if problem.disposition() != Disposition::Retry {
+                return Err(problem);
+            }
+            if start.elapsed() >= self.settings.retry_for {
+                return Err(Error::GaveUp { seconds: self.settings.retry_for.as_secs(), problem: Box::new(problem), then });
+            }
+            tracing::debug!(error = %problem, "retrying");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn no_group() -> rdkafka::error::KafkaError {
+    rdkafka::error::KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownMemberId)
+}
+
+impl Drop for TransactionalProducer {
+    fn drop(&mut self) {
+        // a producer that goes with a transaction open makes its readers wait for the timeout
+        if self.open.get()
+            && let Err(error) = self.abort()
+        {
+            tracing::warn!(%error, "left a transaction open; the cluster aborts it after its timeout");
+        }
+    }
+}
