@@ -1,9 +1,10 @@
 //! Groups seen from outside: how far they are, without joining them.
 
 use crate::config::Quiet;
-use crate::consumer::{known_offsets, plain_list};
+use crate::consumer::plain_list;
 use crate::{Error, KafkaConfig, TopicPartition};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::topic_partition_list::Offset;
 use std::time::Duration;
 
 /// The offsets `group` committed for these partitions; those without one are left out. Offsets of an open transaction are waited for.
@@ -22,5 +23,9 @@ pub fn committed(
     let list = asker
         .committed_offsets(plain_list(partitions), timeout)
         .map_err(Error::kafka(format!("read the committed offsets of {group}")))?;
-    Ok(known_offsets(&list))
+    let known = list.elements().into_iter().filter_map(|element| match element.offset() {
+        Offset::Offset(offset) => Some((TopicPartition::new(element.topic(), element.partition()), offset)),
+        Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
+    });
+    Ok(known.collect())
 }

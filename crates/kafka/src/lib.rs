@@ -9,6 +9,7 @@ pub mod admin;
 mod config;
 mod consumer;
 mod error;
+mod groups;
 #[expect(unsafe_code, reason = "one admin call that the safe wrapper lacks: DescribeTopics")]
 mod native;
 mod partitioner;
@@ -20,6 +21,7 @@ mod transaction;
 pub use config::KafkaConfig;
 pub use consumer::{Batch, Consumer, GroupSettings, Header, Rebalance, Record, StartAt, TopicPartition};
 pub use error::{Disposition, Error};
+pub use groups::committed;
 pub use partitioner::partition_for;
 pub use producer::{FailedDelivery, Outgoing, Producer, ProducerSettings, SendError};
 pub use reader::Reader;
