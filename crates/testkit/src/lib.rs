@@ -4,14 +4,16 @@
 //! A test that cannot start what it needs fails and says why; nothing here skips. It lacks any judgement: what is right is decided by
 //! `crates/oracle`.
 //!
-//! Next: `eventually.rs`.
+//! Next: `stack.rs`.
 
 mod eventually;
 mod faultproxy;
 mod generate;
 mod metrics;
+mod stack;
 
 pub use eventually::eventually;
 pub use faultproxy::{FaultProxy, Faults};
 pub use generate::RandomWalk;
 pub use metrics::Metrics;
+pub use stack::{Located, TestStack};
