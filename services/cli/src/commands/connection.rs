@@ -1,0 +1,51 @@
+//! Where Kafka, the registry and ClickHouse answer: the environment, else the stack that runs in this home.
+//!
+//! The variables are those of the services, so that one environment serves all: `MARKETFLOW__KAFKA__BOOTSTRAP_SERVERS`,
+//! `MARKETFLOW__KAFKA__PROPERTIES__<PROPERTY>`, `MARKETFLOW__REGISTRY__URL`, `MARKETFLOW__CLICKHOUSE__URL`.
+
+use crate::console::problem;
+use marketflow_kafka::{KafkaConfig, RegistryConfig};
+use marketflow_runtime::{Exit, ExitContext};
+use marketflow_stack::{Addresses, Error, Snapshot, home_folder, supervisor};
+use std::env;
+
+const PROPERTIES: &str = "MARKETFLOW__KAFKA__PROPERTIES__";
+
+/// Kafka, with properties such as `MARKETFLOW__KAFKA__PROPERTIES__SASL_PASSWORD`.
+///
+/// # Errors
+/// 69 when the environment does not say and no stack runs.
+pub(crate) fn kafka() -> anyhow::Result<KafkaConfig> {
+    let mut config = KafkaConfig::new(address("MARKETFLOW__KAFKA__BOOTSTRAP_SERVERS", |addresses| addresses.kafka)?);
+    let properties = env::vars().filter_map(|(name, value)| Some((name.strip_prefix(PROPERTIES)?.to_lowercase(), value)));
+    config.properties.extend(properties);
+    Ok(config)
+}
+
+/// The schema registry.
+///
+/// # Errors
+/// As [`kafka`].
+pub(crate) fn registry() -> anyhow::Result<RegistryConfig> {
+    Ok(RegistryConfig { url: address("MARKETFLOW__REGISTRY__URL", |addresses| addresses.registry)? })
+}
+
+fn address(variable: &str, of_stack: impl FnOnce(Addresses) -> String) -> anyhow::Result<String> {
+    if let Ok(address) = env::var(variable) {
+        return Ok(address);
+    }
+    let home = home_folder();
+    match supervisor(&home).and_then(|_| Snapshot::read(&home)) {
+        Some(stack) => Ok(of_stack(stack.addresses)),
+        None => Err(problem(&Error::NotRunning { home })),
+    }
+}
+
+/// Gives an error of Kafka or the registry its exit code.
+///
+/// # Errors
+/// The error that was given.
+pub(crate) fn with_exit<T>(result: Result<T, marketflow_kafka::Error>) -> anyhow::Result<T> {
+    let unreachable = result.as_ref().is_err_and(marketflow_kafka::Error::is_unreachable);
+    result.exit(if unreachable { Exit::Unreachable } else { Exit::Failed })
+}
