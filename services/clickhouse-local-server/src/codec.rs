@@ -5,7 +5,7 @@
 //! A ClickHouse block is `checksum (16) · method (1) · compressed size with these nine bytes (4) · size (4) · bytes`; the checksum is
 //! CityHash128 as of version 1.0.2 over all that follows it.
 //!
-//! Next: `output.rs`.
+//! Next: `native.rs`.
 
 use std::io::{self, Read, Write};
 
@@ -58,7 +58,7 @@ impl Coding {
             Self::Gzip => Box::new(MultiGzDecoder::new(inner)),
             Self::Deflate => Box::new(ZlibDecoder::new(inner)),
             Self::Zstd => Box::new(zstd::Decoder::new(inner)?),
-            Self::Lz4 => Box::new(FrameDecoder::new(inner)),
+            Self::Lz4 => Box::new(Lz4Reader { decoder: FrameDecoder::new(Lz4Frames::new(inner)) }),
         })
     }
 }
@@ -117,6 +117,100 @@ impl<W: Write> Write for Encoder<W> {
             Self::Lz4(encoder) => encoder.flush(),
             Self::Blocks(encoder) => encoder.flush(),
         }
+    }
+}
+
+/// Reads LZ4 frames to the end of the last one. `FrameDecoder` alone takes a stream cut between two blocks for a whole one.
+struct Lz4Reader<R: Read> {
+    decoder: FrameDecoder<Lz4Frames<R>>,
+}
+
+impl<R: Read> Read for Lz4Reader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = self.decoder.read(buffer)?;
+            if read > 0 || buffer.is_empty() || self.decoder.get_ref().ended {
+                return Ok(read);
+            }
+        }
+    }
+}
+
+/// Passes LZ4 frames through, following their structure just far enough to tell a whole stream from a cut one.
+struct Lz4Frames<R> {
+    inner: R,
+    field: Lz4Field,
+    /// Bytes of the field still to come, and the field's last four bytes.
+    missing: usize,
+    last: [u8; 4],
+    block_checksums: bool,
+    content_checksum: bool,
+    ended: bool,
+}
+
+enum Lz4Field {
+    /// Magic number and the flags after it.
+    Start,
+    /// What the flags announce.
+    Descriptor,
+    BlockSize,
+    Block,
+    ContentChecksum,
+}
+
+impl<R> Lz4Frames<R> {
+    const START: usize = 5;
+
+    fn new(inner: R) -> Self {
+        let (block_checksums, content_checksum) = (false, false);
+        Self { inner, field: Lz4Field::Start, missing: Self::START, last: [0; 4], block_checksums, content_checksum, ended: false }
+    }
+
+    fn follow(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let taken = self.missing.min(bytes.len());
+            for &byte in &bytes[taken.saturating_sub(4)..taken] {
+                self.last.rotate_left(1);
+                self.last[3] = byte;
+            }
+            self.missing -= taken;
+            bytes = &bytes[taken..];
+            if self.missing == 0 {
+                self.next_field();
+            }
+        }
+    }
+
+    fn next_field(&mut self) {
+        let size = u32::from_le_bytes(self.last);
+        (self.field, self.missing) = match self.field {
+            Lz4Field::Start => {
+                let flags = self.last[3];
+                self.block_checksums = flags & 0x10 != 0;
+                self.content_checksum = flags & 0x04 != 0;
+                let announced = if flags & 0x08 != 0 { 8 } else { 0 } + if flags & 0x01 != 0 { 4 } else { 0 };
+                (Lz4Field::Descriptor, announced + 2)
+            }
+            Lz4Field::Descriptor | Lz4Field::Block => (Lz4Field::BlockSize, 4),
+            Lz4Field::BlockSize if size == 0 && self.content_checksum => (Lz4Field::ContentChecksum, 4),
+            Lz4Field::BlockSize if size == 0 => (Lz4Field::Start, Self::START),
+            Lz4Field::BlockSize => (Lz4Field::Block, (size & 0x7fff_ffff) as usize + if self.block_checksums { 4 } else { 0 }),
+            Lz4Field::ContentChecksum => (Lz4Field::Start, Self::START),
+        };
+    }
+}
+
+impl<R: Read> Read for Lz4Frames<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.follow(&buffer[..read]);
+        if read == 0 && !buffer.is_empty() {
+            if !matches!(self.field, Lz4Field::Start) || self.missing != Self::START {
+                return Err(invalid("an LZ4 frame ends early"));
+            }
+            self.ended = true;
+        }
+        Ok(read)
     }
 }
 
@@ -276,10 +370,25 @@ mod tests {
             let mut encoder = Encoder::coded(coding, Vec::new()).unwrap();
             encoder.write_all(&payload()).unwrap();
             let coded = encoder.finish().unwrap();
-            let torn = coded[..coded.len() - 1].to_vec();
-            assert_eq!(read(coding.reader(Box::new(io::Cursor::new(coded))).unwrap()).unwrap(), payload(), "{coding:?}");
-            assert!(read(coding.reader(Box::new(io::Cursor::new(torn))).unwrap()).is_err(), "{coding:?} torn");
+            let decode = |bytes: &[u8]| read(coding.reader(Box::new(io::Cursor::new(bytes.to_vec()))).unwrap());
+            assert_eq!(decode(&coded).unwrap(), payload(), "{coding:?}");
+            for cut in [1, 4, 8, 1000, coded.len() / 2] {
+                assert!(decode(&coded[..coded.len() - cut]).is_err(), "{coding:?} torn {cut} bytes before its end");
+            }
         }
+    }
+
+    #[test]
+    fn an_lz4_stream_cut_between_blocks_is_noticed_and_several_frames_are_one_stream() {
+        let frame = |bytes: &[u8]| {
+            let mut encoder = FrameEncoder::new(Vec::new());
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        let decode = |bytes: &[u8]| read(Coding::Lz4.reader(Box::new(io::Cursor::new(bytes.to_vec()))).unwrap());
+        let one = frame(b"one");
+        assert_eq!(decode(&[one.clone(), frame(b"two")].concat()).unwrap(), b"onetwo");
+        assert!(decode(&one[..one.len() - 4]).is_err(), "its block is whole, its end mark is not there");
     }
 
     #[test]

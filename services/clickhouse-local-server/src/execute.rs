@@ -20,6 +20,7 @@ use crate::engine::Engine;
 use crate::fault::{Fault, code};
 use crate::ffi::{Class, Connection, Counts, Parameter};
 use crate::metrics::Metrics;
+use crate::native;
 use crate::output::{Delivery, Output, Part};
 use crate::session::{SessionRequest, Sessions};
 use crate::sql;
@@ -52,48 +53,70 @@ pub(crate) struct Job {
     pub(crate) settings: Vec<(String, String)>,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) session: Option<SessionRequest>,
+    /// `client_protocol_version`, which changes the Native format; 0 is none.
+    pub(crate) protocol_version: u32,
     pub(crate) delivery: Delivery,
     /// Set when the client is gone.
     pub(crate) cancelled: Arc<AtomicBool>,
 }
 
-/// Runs the request and answers through `parts`.
+/// Runs the request and answers through `parts`. The last word is said when the connection is free again, so that a client that has read
+/// its answer may use its session at once.
 pub(crate) fn run(shared: &Shared, job: Job, parts: &mpsc::Sender<Part>) {
     let started = Instant::now();
-    let outcome = match job.session.clone() {
-        None => shared
-            .engine
-            .connect(job.user.access == Access::Read)
-            .and_then(|mut connection| Execution { shared, connection: &mut connection, started }.run(job, parts)),
-        Some(request) => shared.sessions.get(&shared.engine, &job.user, &request).and_then(|session| {
-            let Ok(mut connection) = session.connection.try_lock() else {
-                return Err(Fault::new(code::SESSION_IS_LOCKED, format!("Session {} is locked by a concurrent client", request.id)));
-            };
-            let covered = Covered::note(&mut connection, &job)?;
-            let outcome = Execution { shared, connection: &mut connection, started }.run(job, parts);
-            covered.put_back(&mut connection);
-            session.extend(request.timeout);
-            outcome
-        }),
+    let ending = match job.session.clone() {
+        None => in_own_connection(shared, job, parts),
+        Some(request) => in_session(shared, job, &request, parts),
     };
-    shared.metrics.finished(outcome.as_ref().err().map(|fault| fault.code), started.elapsed());
-    if let Err(fault) = outcome {
-        // When an output was already begun it has reported the fault itself, and nobody listens any more.
-        drop(parts.blocking_send(Part::Failed(fault)));
+    let fault = match &ending {
+        Ok(Ending::Good(..)) => None,
+        Ok(Ending::Broken(_, fault)) | Err(fault) => Some(fault.code),
+    };
+    match ending {
+        Ok(Ending::Good(output, counts)) => {
+            if let Err(error) = output.finish(counts, started.elapsed().as_nanos()) {
+                tracing::debug!(error = %error, "a result is not delivered");
+            }
+        }
+        Ok(Ending::Broken(output, fault)) => output.fail(fault),
+        Err(fault) => drop(parts.blocking_send(Part::Failed(fault))), // a closed channel means the client is gone
     }
+    shared.metrics.finished(fault, started.elapsed());
+}
+
+/// How a statement ended that has an output; one that failed before has only its fault.
+enum Ending {
+    Good(Output, Counts),
+    Broken(Output, Fault),
+}
+
+fn in_own_connection(shared: &Shared, job: Job, parts: &mpsc::Sender<Part>) -> Result<Ending, Fault> {
+    let mut connection = shared.engine.connect(job.user.access == Access::Read)?;
+    Execution { shared, connection: &mut connection }.run(job, parts)
+}
+
+fn in_session(shared: &Shared, job: Job, request: &SessionRequest, parts: &mpsc::Sender<Part>) -> Result<Ending, Fault> {
+    let session = shared.sessions.get(&shared.engine, &job.user, request)?;
+    let Ok(mut connection) = session.connection.try_lock() else {
+        return Err(Fault::new(code::SESSION_IS_LOCKED, format!("Session {} is locked by a concurrent client", request.id)));
+    };
+    let covered = Covered::note(&mut connection, &job)?;
+    let ending = Execution { shared, connection: &mut connection }.run(job, parts);
+    covered.put_back(&mut connection);
+    session.extend(request.timeout);
+    ending
 }
 
 struct Execution<'a> {
     shared: &'a Shared,
     connection: &'a mut Connection,
-    started: Instant,
 }
 
 impl Execution<'_> {
-    fn run(mut self, mut job: Job, parts: &mpsc::Sender<Part>) -> Result<(), Fault> {
+    fn run(mut self, mut job: Job, parts: &mpsc::Sender<Part>) -> Result<Ending, Fault> {
         self.prepare(&job)?;
         let limit = self.shared.limits.query_size_bytes;
-        let mut input = open_input(&mut job).map_err(|error| body_fault(&error))?;
+        let mut input = open_input(&mut job);
         let mut text = Vec::new();
         (&mut input).take(limit as u64).read_to_end(&mut text).map_err(|error| body_fault(&error))?;
 
@@ -105,8 +128,7 @@ impl Execution<'_> {
             let rows = io::Cursor::new(&text[head.rows_at..]).chain(input);
             let counts = self.insert(&text[head.statement], &format, rows, &job)?;
             self.shared.metrics.rows_written(counts.written_rows);
-            let output = output(parts, &job, None)?;
-            return self.finish(output, counts);
+            return Ok(Ending::Good(output(parts, &job, None)?, counts));
         }
         if text.len() == limit && input.read(&mut [0]).map_err(|error| body_fault(&error))? > 0 {
             let what = format!("Max query size exceeded: a statement has at most {limit} bytes (limits.query_size_bytes)");
@@ -156,7 +178,7 @@ impl Execution<'_> {
         stream.finish()
     }
 
-    fn query(&mut self, text: &[u8], job: &Job, parts: &mpsc::Sender<Part>) -> Result<(), Fault> {
+    fn query(&mut self, text: &[u8], job: &Job, parts: &mpsc::Sender<Part>) -> Result<Ending, Fault> {
         let (statements, class) = self.connection.classify(text);
         if statements > 1 {
             return Err(Fault::new(code::SYNTAX_ERROR, "Syntax error: Multi-statements are not allowed"));
@@ -171,32 +193,35 @@ impl Execution<'_> {
             return Err(Fault::new(code::NOT_IMPLEMENTED, "INTO OUTFILE and FROM INFILE are for the command-line client"));
         }
         let format = sql::output_format(text).or_else(|| job.format.clone()).unwrap_or_else(|| "TabSeparated".to_owned());
-        let output = output(parts, job, Some(format.clone()))?;
+        let mut output = output(parts, job, Some(format.clone()))?;
+        let version = Some(job.protocol_version).filter(|&version| version > 0 && format.eq_ignore_ascii_case("Native"));
         if class == Class::ReadOnly && sql::begins_with(text, &["SELECT", "WITH", "FROM"]) && !shows_totals(text, job) {
             if let Some(repeats) = Repeats::of(&format, text, job) {
-                return self.stream(text, &format, repeats, output, job);
+                return self.stream(text, &format, repeats, version, output, job);
             }
         }
-        let answer = match self.connection.query(text, &format, &job.parameters) {
-            Ok(answer) => answer,
-            Err(fault) => return failed(output, fault),
-        };
-        let (mut output, counts) = (output, answer.counts());
-        for piece in answer.bytes().chunks(1 << 20) {
+        let answer = self.connection.query(text, &format, &job.parameters)?;
+        let reframed = version.map(|version| native::reframe(answer.bytes(), version)).transpose()?;
+        for piece in reframed.as_deref().unwrap_or(answer.bytes()).chunks(1 << 20) {
             if let Err(error) = output.write(piece) {
-                return failed(output, output_fault(&error));
+                return Ok(Ending::Broken(output, output_fault(&error)));
             }
         }
-        self.finish(output, counts)
+        Ok(Ending::Good(output, answer.counts()))
     }
 
-    fn stream(&mut self, text: &[u8], format: &str, repeats: Repeats, mut output: Output, job: &Job) -> Result<(), Fault> {
+    fn stream(
+        &mut self,
+        text: &[u8],
+        format: &str,
+        repeats: Repeats,
+        version: Option<u32>,
+        mut output: Output,
+        job: &Job,
+    ) -> Result<Ending, Fault> {
         let mut counts = Counts::default();
         let mut header = None;
-        let mut pieces = match self.connection.stream(text, format, &job.parameters) {
-            Ok(pieces) => pieces,
-            Err(fault) => return failed(output, fault),
-        };
+        let mut pieces = self.connection.stream(text, format, &job.parameters)?;
         loop {
             if job.cancelled.load(Ordering::Relaxed) {
                 return Err(client_gone());
@@ -204,7 +229,7 @@ impl Execution<'_> {
             let piece = match pieces.next() {
                 Ok(Some(piece)) => piece,
                 Ok(None) => break,
-                Err(fault) => return failed(output, fault),
+                Err(fault) => return Ok(Ending::Broken(output, fault)),
             };
             counts.add(piece.counts());
             let bytes = match &header {
@@ -214,26 +239,21 @@ impl Execution<'_> {
                 }
                 Some(header) => piece.bytes().strip_prefix(header.as_slice()).unwrap_or(piece.bytes()),
             };
-            if let Err(error) = output.write(bytes) {
-                return failed(output, output_fault(&error));
+            let written = match version.map(|version| native::reframe(bytes, version)) {
+                None => output.write(bytes),
+                Some(Ok(reframed)) => output.write(&reframed),
+                Some(Err(fault)) => return Ok(Ending::Broken(output, fault)),
+            };
+            if let Err(error) = written {
+                return Ok(Ending::Broken(output, output_fault(&error)));
             }
         }
-        drop(pieces);
-        self.finish(output, counts)
-    }
-
-    fn finish(&self, output: Output, counts: Counts) -> Result<(), Fault> {
-        output.finish(counts, self.started.elapsed().as_nanos()).map_err(|error| output_fault(&error))
+        Ok(Ending::Good(output, counts))
     }
 }
 
 fn output(parts: &mpsc::Sender<Part>, job: &Job, format: Option<String>) -> Result<Output, Fault> {
     Output::new(parts.clone(), job.delivery, format, job.tag.clone()).map_err(|error| output_fault(&error))
-}
-
-fn failed(output: Output, fault: Fault) -> Result<(), Fault> {
-    output.fail(fault.clone());
-    Err(fault)
 }
 
 /// Totals and extremes come as a second table, which a piecewise result tears apart.
@@ -330,23 +350,19 @@ impl Covered {
         let mut names: Vec<&str> = job.settings.iter().map(|(name, _)| name.as_str()).collect();
         names.extend(["log_comment", "max_execution_time"]);
         let list = names.iter().map(|name| sql::quote(name)).collect::<Vec<_>>().join(", ");
-        let changed = format!("SELECT name, value FROM system.settings WHERE changed AND name IN ({list})");
-        let answer = connection.query(changed.as_bytes(), "JSONCompactEachRow", &[])?;
-        let changed: Vec<(String, String)> = answer
-            .bytes()
-            .split(|&byte| byte == b'\n')
-            .filter(|line| !line.is_empty())
-            .filter_map(|line| serde_json::from_slice(line).ok())
-            .collect();
+        let known = format!("SELECT name, value, toUInt8(changed) FROM system.settings WHERE name IN ({list})");
+        let answer = connection.query(known.as_bytes(), "JSONCompactEachRow", &[])?;
+        let lines = answer.bytes().split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+        let known: Vec<(String, String, u8)> = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
         drop(answer);
-        let mut statements: Vec<String> = names
+        let assignments: Vec<String> = known
             .iter()
-            .filter(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
-            .map(|name| match changed.iter().find(|(known, _)| known == name) {
-                Some((_, value)) => format!("SET {name} = {}", sql::quote(value)),
-                None => format!("SET {name} = DEFAULT"),
+            .map(|(name, value, changed)| match changed {
+                0 => format!("{name} = DEFAULT"),
+                _ => format!("{name} = {}", sql::quote(value)),
             })
             .collect();
+        let mut statements = vec![format!("SET {}", assignments.join(", "))];
         if job.database.as_deref().is_some_and(|database| !database.is_empty()) {
             let answer = connection.query(b"SELECT currentDatabase()", "TSVRaw", &[])?;
             let current = String::from_utf8_lossy(answer.bytes()).trim_end().to_owned();
@@ -396,7 +412,7 @@ fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// The statement's text: the `query` parameter on a line of its own, then the body, decompressed.
-fn open_input(job: &mut Job) -> io::Result<Box<dyn Read>> {
+fn open_input(job: &mut Job) -> Box<dyn Read> {
     let mut query = std::mem::take(&mut job.query).into_bytes();
     if !query.is_empty() && !query.ends_with(b"\n") {
         query.push(b'\n');
@@ -408,7 +424,7 @@ fn open_input(job: &mut Job) -> io::Result<Box<dyn Read>> {
     if job.body_blocks {
         body = Box::new(BlockReader::new(body));
     }
-    Ok(Box::new(io::Cursor::new(query).chain(body)))
+    Box::new(io::Cursor::new(query).chain(body))
 }
 
 /// Starts a decoder at the first byte of the body, so that an empty body needs none.

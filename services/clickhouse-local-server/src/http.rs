@@ -118,6 +118,7 @@ async fn answer(app: &Arc<App>, is_get: bool, arguments: Arguments, body: Body) 
         settings: arguments.settings,
         parameters: arguments.parameters,
         session,
+        protocol_version: arguments.protocol_version,
         delivery: Delivery {
             coding: arguments.coding,
             blocks: arguments.compress,
@@ -306,6 +307,7 @@ struct Arguments {
     session_check: bool,
     settings: Vec<(String, String)>,
     parameters: Vec<(String, String)>,
+    protocol_version: u32,
     wait_end: bool,
     buffer: Option<usize>,
     compress: bool,
@@ -339,6 +341,7 @@ impl Arguments {
             session_check: false,
             settings: Vec::new(),
             parameters: Vec::new(),
+            protocol_version: 0,
             wait_end: false,
             buffer: None,
             compress: false,
@@ -373,7 +376,8 @@ impl Arguments {
             "decompress" => self.decompress = on,
             "wait_end_of_query" => self.wait_end = on,
             "buffer_size" => self.buffer = value.parse().ok().filter(|&bytes| bytes > 0),
-            "query_id" | "quota_key" | "stacktrace" | "client_protocol_version" => {}
+            "client_protocol_version" => self.protocol_version = value.parse().unwrap_or(0),
+            "query_id" | "quota_key" | "stacktrace" => {}
             "role" => return Err(Fault::new(code::NOT_IMPLEMENTED, "roles are not supported by the local server")),
             _ => match name.strip_prefix("param_") {
                 Some(parameter) => self.parameters.push((parameter.to_owned(), value)),

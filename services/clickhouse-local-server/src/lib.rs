@@ -4,7 +4,7 @@
 //! protocol and external data; `README.md` says what else differs.
 //!
 //! Read `config.rs`, `ffi.rs`, `engine.rs`, then a request's way: `http.rs`, `execute.rs` (with `sql.rs`, `access.rs`, `session.rs`),
-//! `output.rs`, `codec.rs`.
+//! `native.rs`, `output.rs`, `codec.rs`.
 //!
 //! Next: `config.rs`.
 
@@ -17,6 +17,7 @@ mod fault;
 mod ffi;
 mod http;
 mod metrics;
+mod native;
 mod output;
 mod session;
 mod sql;
