@@ -1,1 +1,155 @@
-//! marketflow-producer.
+//! Tick-producer: a venue's public socket in, trades, quotes and in-band controls out, every known hole recorded and repaired.
+//!
+//! Topics: `schemas/topics.toml`. Guarantees and how they are tested: README.md. It lacks any venue's words (`crates/providers`) and computes
+//! nothing from what it carries.
+//!
+//! Read in this order: `websocket.rs` → `intake.rs` → `feed.rs` → `ledger.rs` → `publish.rs`; beside the path `backfill.rs`, `restart.rs`.
+//!
+//! Next: `websocket.rs`.
+
+pub mod admin;
+pub mod backfill;
+pub mod clock;
+pub mod config;
+pub mod controls;
+pub mod feed;
+pub mod intake;
+pub mod ledger;
+pub mod metrics;
+pub mod publish;
+pub mod restart;
+pub mod state;
+pub mod websocket;
+
+pub use config::Config;
+
+use anyhow::Context;
+use backfill::Backfill;
+use clock::VenueClock;
+use controls::HeartbeatPace;
+use feed::Feed;
+use intake::Intake;
+use ledger::{Ledger, LedgerSettings};
+use marketflow_kafka::{Decoder, Producer, Registry};
+use marketflow_runtime::{Exit, ExitContext, Lifecycle, on_thread};
+use metrics::Metrics;
+use publish::Publisher;
+use state::StateFile;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tracing::info;
+use websocket::Wire;
+
+/// Every key with its default, commented.
+pub const DEFAULTS: &str = include_str!("../default.toml");
+
+/// Requests of people waiting for the feed.
+const REQUESTS: usize = 16;
+/// Answers of the venue waiting for the feed.
+const ANSWERS: usize = 16;
+/// Commands waiting for the sockets.
+const COMMANDS: usize = 64;
+
+/// Runs the service until it is told to stop.
+///
+/// # Errors
+/// A configuration that cannot be, or a part that is not reachable; the message names the cure.
+pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
+    let checked = config.validate()?;
+    let provider = checked.provider;
+    let metrics = Arc::new(Metrics::new(lifecycle.metrics()));
+    let clock = VenueClock::connect(&config.clock).await?;
+
+    let registry = Registry::new(&config.registry)?;
+    let ids = registry.ids().await.map_err(reachable)?;
+    let producer = Arc::new(Producer::new(&config.kafka, &config.publish.settings())?);
+    let publisher = {
+        let (feed, ids, metrics) = (provider.feed(), ids.clone(), metrics.clone());
+        on_thread("topics", move || Publisher::new(producer, feed, &ids, metrics)).await.exit(Exit::Unreachable)?
+    };
+
+    let state_file = StateFile::open(&config.state.folder, provider.id)?;
+    let state = state::merge(&config.provider.instruments, state_file.read()?);
+    let past = {
+        let (kafka, decoder, feed) = (config.kafka.clone(), Decoder::new(registry, &ids), provider.feed());
+        let instruments: Vec<_> = state.instruments.keys().cloned().collect();
+        let (ids_max, records_max) = (config.repair.ids_per_instrument, config.repair.read_back_records);
+        on_thread("read-back", move || restart::read_back(&kafka, decoder, &feed, &instruments, ids_max, records_max))
+            .await
+            .exit(Exit::Unreachable)?
+    };
+    let mut first_actions = Vec::new();
+    let settings = LedgerSettings {
+        disorder_micros: checked.disorder_micros,
+        ids_per_instrument: config.repair.ids_per_instrument,
+        sweep_interval_micros: checked.sweep_interval_micros,
+    };
+    let ledger = Ledger::new(provider, settings, run_name(), state, past, clock.known(), &mut first_actions);
+    let instruments = ledger.instruments();
+    info!(
+        provider = provider.id,
+        instruments = instruments.len(),
+        partitions = publisher.partitions(),
+        url = checked.websocket_url,
+        "feeding"
+    );
+
+    let intake = Arc::new(Intake::new(config.connection.queue_trades));
+    let (jobs, job_queue) = backfill::jobs();
+    let (answer_sender, answers) = mpsc::channel(ANSWERS);
+    let (command_sender, commands) = mpsc::channel(COMMANDS);
+    let (request_sender, requests) = mpsc::channel(REQUESTS);
+    let asking = Backfill::new(provider, &checked.rest_url, &config.repair, clock.clone(), metrics.clone())?;
+    let wire = Wire {
+        provider,
+        url: checked.websocket_url.clone(),
+        config: config.connection.clone(),
+        clock: clock.clone(),
+        intake: intake.clone(),
+        metrics: metrics.clone(),
+    };
+    let mut feed = Feed {
+        provider,
+        websocket_url: checked.websocket_url,
+        rest_url: checked.rest_url,
+        clock: clock.clone(),
+        ledger,
+        publisher,
+        intake,
+        answers,
+        requests,
+        commands: command_sender,
+        jobs,
+        state: state_file,
+        metrics,
+        heartbeat: HeartbeatPace::new(),
+    };
+    feed.begin(first_actions).await?;
+    lifecycle.routes(admin::routes(provider, request_sender));
+    lifecycle.ready();
+
+    // The feed ends last: it still writes what the sockets had read.
+    let stop = lifecycle.stop();
+    let sockets = websocket::keep_connected(wire, instruments, commands, stop.clone());
+    let feeding = tokio::spawn(feed.run(stop.clone(), config.publish.flush_timeout));
+    let clock_task = tokio::spawn(clock.run());
+    let asking_task = tokio::spawn(asking.run(job_queue, answer_sender));
+    let sockets_ended = sockets.await;
+    stop.request();
+    let fed = feeding.await.context("the feed's task ended badly")?;
+    clock_task.abort();
+    asking_task.abort();
+    sockets_ended.and(fed)
+}
+
+/// Unreachable parts end with their own exit code.
+fn reachable(problem: marketflow_kafka::Error) -> anyhow::Error {
+    let exit = if problem.is_unreachable() { Exit::Unreachable } else { Exit::Failed };
+    anyhow::Error::from(problem).context(exit)
+}
+
+/// Tells this run's gap and connection ids from those of others.
+fn run_name() -> String {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{:x}", since_epoch.as_micros())
+}

@@ -1,0 +1,243 @@
+//! The tick-producer's configuration; `default.toml` holds every key with its unit.
+
+use crate::clock::ClockConfig;
+use anyhow::{Context, ensure};
+use marketflow_kafka::{KafkaConfig, ProducerSettings, RegistryConfig};
+use marketflow_model::Instrument;
+use marketflow_providers::{Provider, Repair, Timing, by_id};
+use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything the tick-producer is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Admin port.
+    pub admin: AdminConfig,
+    /// Logging.
+    pub log: LogConfig,
+    /// Which venue, which instruments.
+    pub provider: ProviderConfig,
+    /// Where Kafka is.
+    pub kafka: KafkaConfig,
+    /// Where the schema registry is.
+    pub registry: RegistryConfig,
+    /// Whose time.
+    pub clock: ClockConfig,
+    /// Sockets.
+    pub connection: ConnectionConfig,
+    /// Missing trades.
+    pub repair: RepairConfig,
+    /// The way to Kafka.
+    pub publish: PublishConfig,
+    /// What survives a restart.
+    pub state: StateConfig,
+}
+
+/// Section `[provider]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderConfig {
+    /// Id of a provider.
+    pub name: String,
+    /// WebSocket endpoint; empty = the venue's own.
+    pub websocket_url: String,
+    /// Request endpoint; empty = the venue's own.
+    pub rest_url: String,
+    /// `VENUE:SYMBOL`, …
+    pub instruments: Vec<Instrument>,
+}
+
+/// Section `[connection]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectionConfig {
+    /// Wait for TCP, TLS and handshake together.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// The service ends when the venue was never reached for so long; 0 = it keeps trying.
+    #[serde(with = "humantime_serde")]
+    pub give_up_after: Duration,
+    /// Least wait before a reconnect.
+    #[serde(with = "humantime_serde")]
+    pub backoff_min: Duration,
+    /// Longest wait before a reconnect.
+    #[serde(with = "humantime_serde")]
+    pub backoff_max: Duration,
+    /// Waits start small again after data flowed for so long.
+    #[serde(with = "humantime_serde")]
+    pub backoff_reset_after: Duration,
+    /// Connection attempts within a window, over all connections.
+    pub attempts: u32,
+    /// That window.
+    #[serde(with = "humantime_serde")]
+    pub attempts_window: Duration,
+    /// Venue clock between two proofs of life.
+    #[serde(with = "humantime_serde")]
+    pub probe_interval: Duration,
+    /// Least time between two, whatever the venue clock does.
+    #[serde(with = "humantime_serde")]
+    pub probe_interval_min: Duration,
+    /// Wait for the answer before the connection counts as dead.
+    #[serde(with = "humantime_serde")]
+    pub probe_timeout: Duration,
+    /// Wait for a subscription's acknowledgement.
+    #[serde(with = "humantime_serde")]
+    pub acknowledge_timeout: Duration,
+    /// Venue clock without a trade before an instrument counts as silent.
+    #[serde(with = "humantime_serde")]
+    pub silent_after: Duration,
+    /// Least time between two frames sent, where the venue limits them.
+    #[serde(with = "humantime_serde")]
+    pub send_interval_min: Duration,
+    /// Trades held between socket and feed before a gap is opened instead.
+    pub queue_trades: usize,
+}
+
+impl ConnectionConfig {
+    /// As the state machines take it.
+    pub fn timing(&self) -> Timing {
+        Timing {
+            probe_interval: self.probe_interval,
+            probe_interval_min: self.probe_interval_min,
+            probe_timeout: self.probe_timeout,
+            acknowledge_timeout: self.acknowledge_timeout,
+            silent_after: self.silent_after,
+            send_interval_min: self.send_interval_min,
+            renew_after: None,
+        }
+    }
+}
+
+/// Section `[repair]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepairConfig {
+    /// How late a trade may arrive behind newer ones; `complete_through` stays that far behind.
+    #[serde(with = "humantime_serde")]
+    pub disorder: Duration,
+    /// Trade ids remembered per instrument.
+    pub ids_per_instrument: usize,
+    /// Requests in flight at once.
+    pub requests_in_flight: usize,
+    /// Wait for an answer.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// Least wait after a failed request.
+    #[serde(with = "humantime_serde")]
+    pub backoff_min: Duration,
+    /// Longest wait after a failed request.
+    #[serde(with = "humantime_serde")]
+    pub backoff_max: Duration,
+    /// Venue clock between two merges of the recent-trades page, where the provider needs them; 0 = as the provider says.
+    #[serde(with = "humantime_serde")]
+    pub sweep_interval: Duration,
+    /// Records read back per partition at the start, at most.
+    pub read_back_records: i64,
+}
+
+/// Section `[publish]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishConfig {
+    /// Records held on the way to Kafka.
+    pub queue_records: u32,
+    /// KiB held on the way to Kafka.
+    pub queue_kib: u32,
+    /// How long a record waits for company.
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
+    /// How long delivery is tried before a gap is opened.
+    #[serde(with = "humantime_serde")]
+    pub delivery_timeout: Duration,
+    /// How long the last records may take when the service stops.
+    #[serde(with = "humantime_serde")]
+    pub flush_timeout: Duration,
+}
+
+impl PublishConfig {
+    /// As the Kafka crate takes it.
+    pub fn settings(&self) -> ProducerSettings {
+        ProducerSettings {
+            queue_records: self.queue_records,
+            queue_kib: self.queue_kib,
+            linger: self.linger,
+            delivery_timeout: self.delivery_timeout,
+        }
+    }
+}
+
+/// Section `[state]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateConfig {
+    /// Folder of the state file; empty = `run/` below `MARKETFLOW_HOME` (`.marketflow`).
+    pub folder: PathBuf,
+}
+
+/// What follows from the configuration.
+#[derive(Debug)]
+pub struct Checked {
+    /// The provider named.
+    pub provider: &'static Provider,
+    /// Where its WebSocket is.
+    pub websocket_url: String,
+    /// Where its requests go, without trailing slash.
+    pub rest_url: String,
+    /// Sweep interval in microseconds.
+    pub sweep_interval_micros: i64,
+    /// Disorder allowance in microseconds.
+    pub disorder_micros: i64,
+}
+
+impl Config {
+    /// Checks what spans keys.
+    ///
+    /// # Errors
+    /// The first key that cannot be, with the cure.
+    pub fn validate(&self) -> anyhow::Result<Checked> {
+        self.check().exit(Exit::Usage)
+    }
+
+    fn check(&self) -> anyhow::Result<Checked> {
+        let name = &self.provider.name;
+        let known = || marketflow_providers::ALL.iter().map(|provider| provider.id).collect::<Vec<_>>().join(", ");
+        let provider = by_id(name).with_context(|| format!("provider.name {name:?} is none of: {}", known()))?;
+        for instrument in &self.provider.instruments {
+            ensure!(
+                (provider.accepts)(instrument),
+                "provider.instruments: {instrument} is not an instrument of {name}; write {}:SYMBOL in upper case",
+                provider.venue
+            );
+        }
+        let most = provider.limits.instruments_per_connection;
+        ensure!(
+            self.provider.instruments.len() <= most,
+            "provider.instruments names {}; {name} takes {most} on a connection: run a second tick-producer on another cluster",
+            self.provider.instruments.len()
+        );
+        ensure!(
+            self.connection.backoff_min <= self.connection.backoff_max,
+            "connection.backoff_min exceeds connection.backoff_max"
+        );
+        ensure!(self.connection.attempts > 0, "connection.attempts must be at least 1");
+        ensure!(!self.connection.attempts_window.is_zero(), "connection.attempts_window must not be 0");
+        ensure!(self.repair.requests_in_flight > 0, "repair.requests_in_flight must be at least 1");
+        ensure!(self.repair.ids_per_instrument > 0, "repair.ids_per_instrument must be at least 1");
+        let or = |given: &str, own: &str| if given.is_empty() { own.to_owned() } else { given.to_owned() };
+        let sweep = match provider.repair {
+            Repair::Sweep { every } if self.repair.sweep_interval.is_zero() => every,
+            Repair::Sweep { .. } | Repair::ContiguousIds => self.repair.sweep_interval,
+        };
+        let micros = |d: Duration, key: &str| i64::try_from(d.as_micros()).with_context(|| format!("{key} is too long"));
+        Ok(Checked {
+            provider,
+            websocket_url: or(&self.provider.websocket_url, provider.websocket_url),
+            rest_url: or(&self.provider.rest_url, provider.rest_url).trim_end_matches('/').to_owned(),
+            sweep_interval_micros: micros(sweep, "repair.sweep_interval")?,
+            disorder_micros: micros(self.repair.disorder, "repair.disorder")?,
+        })
+    }
+}

@@ -1,0 +1,1093 @@
+//! What the feed knows: which trades were seen, what every connection proves, which holes are open. Pure: items and answers in, actions out.
+//!
+//! Rules kept here, each with a test below:
+//! - A trade goes out once, by id; what is new is decided in one place for socket, back-fill and sweep.
+//! - `complete_through` follows the oldest settled connection's evidence less the disorder allowance, never goes back, and is spoken only
+//!   behind the trades it covers.
+//! - A lost connection opens a gap per instrument from the last `complete_through`; it is filled once the venue has acknowledged the
+//!   subscription again and then answered by request. While it is open `complete_through` may go on: the gap pins its windows.
+//! - What cannot be fetched any more is abandoned, aloud.
+//!
+//! Next: `controls.rs` for the records that say so, `backfill.rs` for the requests.
+
+use crate::controls;
+use crate::intake::{ConnectionNumber, Item};
+use marketflow_model::{Control, ControlKind, Feed, FeedState, Instrument, Timestamp, Trade};
+use marketflow_providers::{Cursor, Event, Malformed, Page, Provider, Repair};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+
+/// What to do, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Write a trade.
+    Trade(Trade),
+    /// Write a control, to its instrument's partition or to all.
+    Control(Control),
+    /// Ask the venue.
+    Ask(Job),
+    /// Leave and enter an instrument's channels again: the venue forgot them.
+    Resubscribe(Instrument),
+    /// Set bytes aside that are no record.
+    SetAside {
+        /// For counting.
+        reason: Malformed,
+        /// In words.
+        detail: String,
+        /// As they came.
+        raw: Vec<u8>,
+        /// Whether they came by request.
+        by_request: bool,
+    },
+    /// A trade was dropped, and why.
+    Discarded(&'static str),
+}
+
+/// Something to ask the venue by request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// Of which instrument.
+    pub instrument: Instrument,
+    /// What for.
+    pub purpose: Purpose,
+    /// What exactly.
+    pub cursor: Cursor,
+}
+
+/// Why the venue is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Purpose {
+    /// To fill the gap of this id.
+    Fill(String),
+    /// To see whether the socket missed anything with an event time before this.
+    Check(Timestamp),
+}
+
+/// A hole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Its name.
+    pub id: String,
+    /// Inclusive.
+    pub from: Timestamp,
+    /// Exclusive; unknown while open.
+    pub to: Option<Timestamp>,
+    /// Last id before it, where ids tell.
+    pub after: Option<i64>,
+    /// First id after it, where ids tell.
+    pub before: Option<i64>,
+    /// Whether its trades have been asked for.
+    #[serde(skip)]
+    asked: bool,
+    /// Latest event time recovered.
+    #[serde(skip)]
+    recovered_to: Option<Timestamp>,
+}
+
+/// What survives a restart beside the log itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Instruments subscribed, and since when there is evidence of them.
+    pub instruments: BTreeMap<Instrument, Option<Timestamp>>,
+    /// Instruments added at run time.
+    pub added: BTreeSet<Instrument>,
+    /// Instruments left at run time, and up to when there was evidence of them.
+    pub left: BTreeMap<Instrument, Option<Timestamp>>,
+    /// Open gaps.
+    pub gaps: BTreeMap<Instrument, Vec<Gap>>,
+}
+
+/// What the log says about an instrument.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Past {
+    /// Ids last written, in order.
+    pub ids: Vec<i64>,
+    /// Event time of the last.
+    pub last_time: Option<Timestamp>,
+    /// Last `complete_through` of its partition.
+    pub complete_through: Option<Timestamp>,
+    /// Gaps opened and neither filled nor abandoned.
+    pub gaps: Vec<Gap>,
+}
+
+impl Gap {
+    /// A gap found in the log.
+    pub fn found(id: String, from: Timestamp, to: Option<Timestamp>) -> Self {
+        Self { id, from, to, after: None, before: None, asked: false, recovered_to: None }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    seen: Seen,
+    last_id: Option<i64>,
+    last_time: Option<Timestamp>,
+    /// Evidence exists from here on.
+    since: Option<Timestamp>,
+    subscribed_on: BTreeSet<ConnectionNumber>,
+    /// First trade by socket since the last acknowledgement or drop: from here on trades come by themselves.
+    first_live: Option<(i64, Timestamp)>,
+    gaps: Vec<Gap>,
+    /// A request confirmed everything before.
+    checked_to: Option<Timestamp>,
+    checking: bool,
+}
+
+#[derive(Debug, Default)]
+struct Connection {
+    evidence: Option<Timestamp>,
+    settled: bool,
+}
+
+/// Bounds.
+#[derive(Debug, Clone, Copy)]
+pub struct LedgerSettings {
+    /// How far behind the newest event time a trade may still arrive, in microseconds.
+    pub disorder_micros: i64,
+    /// Ids remembered per instrument.
+    pub ids_per_instrument: usize,
+    /// Venue clock between two sweeps of an instrument, in microseconds, where the provider needs them.
+    pub sweep_interval_micros: i64,
+}
+
+/// The feed's memory.
+#[derive(Debug)]
+pub struct Ledger {
+    provider: &'static Provider,
+    feed: Feed,
+    settings: LedgerSettings,
+    /// Names this run, so that gap and connection ids are unique.
+    run: String,
+    instruments: BTreeMap<Instrument, Entry>,
+    added: BTreeSet<Instrument>,
+    left: BTreeMap<Instrument, Option<Timestamp>>,
+    connections: BTreeMap<ConnectionNumber, Connection>,
+    active: Option<ConnectionNumber>,
+    complete_through: Option<Timestamp>,
+    up: bool,
+    gaps_made: u64,
+    changed: bool,
+}
+
+impl Ledger {
+    /// Takes up where the log and the state file left off: opens a gap for every instrument that had evidence before.
+    pub fn new(
+        provider: &'static Provider,
+        settings: LedgerSettings,
+        run: String,
+        state: State,
+        mut past: BTreeMap<Instrument, Past>,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) -> Self {
+        let mut ledger = Self {
+            provider,
+            feed: provider.feed(),
+            settings,
+            run,
+            instruments: BTreeMap::new(),
+            added: state.added,
+            left: state.left,
+            connections: BTreeMap::new(),
+            active: None,
+            complete_through: None,
+            up: false,
+            gaps_made: 0,
+            changed: true,
+        };
+        let mut gaps = state.gaps;
+        for (instrument, since) in state.instruments {
+            let past = past.remove(&instrument).unwrap_or_default();
+            let mut entry = Entry { seen: Seen::new(settings.ids_per_instrument), since, ..Entry::default() };
+            past.ids.iter().for_each(|id| {
+                entry.seen.insert(*id);
+            });
+            entry.last_id = past.ids.iter().max().copied();
+            entry.last_time = past.last_time;
+            for gap in gaps.remove(&instrument).unwrap_or_default().into_iter().chain(past.gaps) {
+                if entry.gaps.iter().all(|known| known.id != gap.id) {
+                    entry.gaps.push(gap);
+                }
+            }
+            // Evidence of a stretch before: from state and log together. Without either the instrument is new.
+            let known_to =
+                past.complete_through.filter(|_| entry.since.is_some() || entry.last_time.is_some()).or(entry.last_time);
+            if let Some(known_to) = known_to {
+                entry.since = entry.since.or(Some(known_to));
+                entry.checked_to = Some(known_to);
+            }
+            ledger.instruments.insert(instrument.clone(), entry);
+            if let Some(from) = known_to {
+                ledger.open_gap(&instrument, from, "restart", now, out);
+            }
+        }
+        ledger
+    }
+
+    /// The instruments wanted.
+    pub fn instruments(&self) -> Vec<Instrument> {
+        self.instruments.keys().cloned().collect()
+    }
+
+    /// Each instrument and whether the venue acknowledged it.
+    pub fn subscriptions(&self) -> impl Iterator<Item = (&Instrument, bool)> {
+        self.instruments.iter().map(|(instrument, entry)| (instrument, !entry.subscribed_on.is_empty()))
+    }
+
+    /// Everything before is complete, open gaps excepted.
+    pub fn complete_through(&self) -> Option<Timestamp> {
+        self.complete_through
+    }
+
+    /// Gaps not yet filled or abandoned.
+    pub fn open_gaps(&self) -> usize {
+        self.instruments.values().map(|entry| entry.gaps.len()).sum()
+    }
+
+    /// Whether the feed was ever up in this run, or had evidence in an earlier one: only then is there anything to say each second.
+    pub fn is_announced(&self) -> bool {
+        self.up
+    }
+
+    /// What to keep, when it changed since the last call.
+    pub fn changed_state(&mut self) -> Option<State> {
+        std::mem::take(&mut self.changed).then(|| State {
+            instruments: self.instruments.iter().map(|(instrument, entry)| (instrument.clone(), entry.since)).collect(),
+            added: self.added.clone(),
+            left: self.left.clone(),
+            gaps: self
+                .instruments
+                .iter()
+                .filter(|(_, entry)| !entry.gaps.is_empty())
+                .map(|(instrument, entry)| (instrument.clone(), entry.gaps.clone()))
+                .collect(),
+        })
+    }
+
+    /// Adds instruments at run time; returns those that are new.
+    pub fn add(&mut self, instruments: &[Instrument], now: Timestamp, out: &mut Vec<Action>) -> Vec<Instrument> {
+        let mut added = Vec::new();
+        for instrument in instruments {
+            if self.instruments.contains_key(instrument) {
+                continue;
+            }
+            let left = self.left.remove(instrument).flatten();
+            self.added.insert(instrument.clone());
+            let entry =
+                Entry { seen: Seen::new(self.settings.ids_per_instrument), since: left, checked_to: left, ..Entry::default() };
+            self.instruments.insert(instrument.clone(), entry);
+            if let Some(from) = left {
+                self.open_gap(instrument, from, "not subscribed", now, out);
+            }
+            added.push(instrument.clone());
+        }
+        self.changed |= !added.is_empty();
+        added
+    }
+
+    /// Takes instruments away at run time; returns those that were there.
+    pub fn remove(&mut self, instruments: &[Instrument], now: Timestamp, out: &mut Vec<Action>) -> Vec<Instrument> {
+        let mut removed = Vec::new();
+        for instrument in instruments {
+            let Some(entry) = self.instruments.remove(instrument) else { continue };
+            for gap in entry.gaps {
+                let reason = "unsubscribed before it was filled".to_owned();
+                out.push(self.gap_control(ControlKind::GapAbandoned, instrument, &gap, gap.to, reason, now));
+            }
+            self.added.remove(instrument);
+            self.left.insert(instrument.clone(), entry.since.map(|since| self.complete_through.map_or(since, |c| c.max(since))));
+            out.push(Action::Control(controls::feed_state(
+                &self.feed,
+                Some(instrument.clone()),
+                FeedState::Down,
+                None,
+                "unsubscribed",
+                now,
+            )));
+            removed.push(instrument.clone());
+        }
+        self.changed |= !removed.is_empty();
+        removed
+    }
+
+    /// Takes what a connection handed over.
+    pub fn on_item(&mut self, number: ConnectionNumber, item: Item, now: Timestamp, out: &mut Vec<Action>) {
+        match item {
+            Item::Event(Event::Trade(trade)) => self.on_live_trade(number, trade, out),
+            Item::Event(Event::Evidence { through }) => self.on_evidence(number, through),
+            Item::Event(Event::Subscribed { instrument }) => self.on_subscribed(number, &instrument, now, out),
+            Item::Event(Event::Missing { instrument, after, before }) => self.on_missing(&instrument, after, before, now, out),
+            Item::Event(Event::Silent { instrument, .. }) => self.on_silent(&instrument, out),
+            Item::Event(
+                Event::Unsubscribed { .. }
+                | Event::Refused { .. }
+                | Event::Quote(_)
+                | Event::Send { .. }
+                | Event::Malformed { .. }
+                | Event::Ignored
+                | Event::Renew { .. }
+                | Event::Reconnect { .. },
+            ) => {}
+            Item::Malformed { reason, detail, raw } => out.push(Action::SetAside { reason, detail, raw, by_request: false }),
+            Item::Dropped { instrument, from } => self.on_dropped(&instrument, from, now, out),
+            Item::Settled { at } => self.on_settled(number, at, now, out),
+            Item::Closed { reason, planned } => self.on_closed(number, reason, planned, now, out),
+        }
+    }
+
+    /// Takes a page of an answer; `last` when no further page follows.
+    pub fn on_page(&mut self, job: &Job, page: Page, last: bool, now: Timestamp, out: &mut Vec<Action>) {
+        for (reason, detail, raw) in &page.malformed {
+            out.push(Action::SetAside {
+                reason: *reason,
+                detail: detail.clone(),
+                raw: raw.clone().into_bytes(),
+                by_request: true,
+            });
+        }
+        match &job.purpose {
+            Purpose::Fill(id) => self.on_fill(job, id, page, last, now, out),
+            Purpose::Check(bound) => self.on_check(job, *bound, page, last, now, out),
+        }
+    }
+
+    /// The venue will not answer a job.
+    pub fn on_refused(&mut self, job: &Job, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
+        match &job.purpose {
+            Purpose::Fill(id) => self.close_gap(&job.instrument, id, ControlKind::GapAbandoned, reason, now, out),
+            Purpose::Check(_) => {
+                if let Some(entry) = self.instruments.get_mut(&job.instrument) {
+                    entry.checking = false;
+                    entry.checked_to = self.complete_through.max(entry.checked_to);
+                }
+            }
+        }
+    }
+
+    /// Trades that Kafka did not take: a gap for exactly those, then the same trades again.
+    pub fn on_undelivered(&mut self, trades: Vec<Trade>, now: Timestamp, out: &mut Vec<Action>) {
+        let mut by_instrument: BTreeMap<Instrument, Vec<Trade>> = BTreeMap::new();
+        for trade in trades {
+            by_instrument.entry(trade.instrument.clone()).or_default().push(trade);
+        }
+        for (instrument, trades) in by_instrument {
+            self.recorded_and_filled(&instrument, trades, "not delivered to Kafka", now, out);
+        }
+    }
+
+    /// Asks for sweeps that are due.
+    pub fn on_timer(&mut self, out: &mut Vec<Action>) {
+        let (Repair::Sweep { .. }, Some(complete)) = (self.provider.repair, self.complete_through) else { return };
+        for (instrument, entry) in &mut self.instruments {
+            let Some(checked) = entry.checked_to else { continue };
+            if entry.checking
+                || entry.subscribed_on.is_empty()
+                || complete.micros_since(checked) < self.settings.sweep_interval_micros
+            {
+                continue;
+            }
+            entry.checking = true;
+            let cursor = Cursor { after: None, before: None, from: checked, widened: 0 };
+            out.push(Action::Ask(Job { instrument: instrument.clone(), purpose: Purpose::Check(complete), cursor }));
+        }
+    }
+
+    /// The second's control for every partition.
+    pub fn heartbeat(&mut self, clock: Timestamp) -> Control {
+        let mut control = Control::new(ControlKind::Heartbeat, self.feed.clone(), clock);
+        control.complete_through = self.complete_through;
+        control.connection_id = self.active.map(|number| self.connection_id(number));
+        control
+    }
+
+    /// The feed's last word before the process ends.
+    pub fn shut_down(&self, now: Timestamp) -> Control {
+        controls::feed_state(&self.feed, None, FeedState::Down, None, "producer stops", now)
+    }
+
+    fn on_live_trade(&mut self, number: ConnectionNumber, trade: Trade, out: &mut Vec<Action>) {
+        let through = trade.event_time.min(trade.receive_time.plus_micros(FUTURE_TOLERANCE_MICROS));
+        let Some(entry) = self.instruments.get_mut(&trade.instrument) else {
+            out.push(Action::Discarded("not_subscribed"));
+            return;
+        };
+        let Some(id) = trade.sequence else {
+            out.push(Action::Trade(trade));
+            return;
+        };
+        entry.first_live.get_or_insert((id, trade.event_time));
+        for gap in &mut entry.gaps {
+            if gap.before == Some(id) {
+                gap.to = Some(trade.event_time);
+            }
+        }
+        if entry.seen.insert(id) {
+            entry.last_id = entry.last_id.max(Some(id));
+            entry.last_time = Some(trade.event_time);
+            out.push(Action::Trade(trade));
+        } else {
+            out.push(Action::Discarded("duplicate"));
+        }
+        self.on_evidence(number, through);
+    }
+
+    fn on_evidence(&mut self, number: ConnectionNumber, through: Timestamp) {
+        let connection = self.connections.entry(number).or_default();
+        connection.evidence = connection.evidence.max(Some(through));
+        self.advance();
+    }
+
+    /// `complete_through` follows the active connection.
+    fn advance(&mut self) {
+        let Some(active) = self.active.and_then(|number| self.connections.get(&number)) else { return };
+        if let Some(evidence) = active.evidence {
+            self.complete_through = self.complete_through.max(Some(evidence.plus_micros(-self.settings.disorder_micros)));
+        }
+    }
+
+    fn on_subscribed(&mut self, number: ConnectionNumber, instrument: &Instrument, now: Timestamp, out: &mut Vec<Action>) {
+        self.connections.entry(number).or_default();
+        let up = self.up;
+        let Some(entry) = self.instruments.get_mut(instrument) else { return };
+        entry.subscribed_on.insert(number);
+        entry.first_live = None;
+        if entry.since.is_none() {
+            entry.since = Some(now);
+            self.changed = true;
+            if up {
+                let reason = "subscribed at run time";
+                let control = controls::feed_state(&self.feed, Some(instrument.clone()), FeedState::Up, Some(now), reason, now);
+                out.push(Action::Control(control));
+            }
+        }
+        // The second of the acknowledgement is not checked: part of it was before.
+        entry.checked_to.get_or_insert(second(now).plus_micros(1_000_000));
+        ask_for_gaps(instrument, entry, self.provider, out);
+    }
+
+    fn on_settled(&mut self, number: ConnectionNumber, at: Timestamp, now: Timestamp, out: &mut Vec<Action>) {
+        self.connections.entry(number).or_default().settled = true;
+        if self.active.is_none() {
+            self.active = Some(number);
+            self.up = true;
+            let mut control = controls::feed_state(&self.feed, None, FeedState::Up, Some(at), "subscribed", now);
+            control.connection_id = Some(self.connection_id(number));
+            out.push(Action::Control(control));
+            self.advance();
+        }
+    }
+
+    fn on_missing(&mut self, instrument: &Instrument, after: i64, before: i64, now: Timestamp, out: &mut Vec<Action>) {
+        const LOOKED_UP: i64 = 10_000;
+        let Some(entry) = self.instruments.get(instrument) else { return };
+        let hole = after.saturating_add(1)..before;
+        if before.saturating_sub(after) <= LOOKED_UP && hole.clone().all(|id| entry.seen.contains(id)) {
+            return;
+        }
+        let from = entry.last_time.or(entry.since).unwrap_or(now);
+        let gap = Gap { after: Some(after), before: Some(before), ..Gap::found(self.next_gap_id(), from, None) };
+        self.announce_gap(instrument, gap, "trade ids are not contiguous", now, out);
+    }
+
+    fn on_silent(&mut self, instrument: &Instrument, out: &mut Vec<Action>) {
+        let (Repair::ContiguousIds, Some(complete)) = (self.provider.repair, self.complete_through) else { return };
+        let Some(entry) = self.instruments.get_mut(instrument) else { return };
+        if entry.checking {
+            return;
+        }
+        entry.checking = true;
+        let from = entry.last_time.or(entry.since).unwrap_or(complete);
+        let cursor = Cursor { after: entry.last_id, before: None, from, widened: 0 };
+        out.push(Action::Ask(Job { instrument: instrument.clone(), purpose: Purpose::Check(complete), cursor }));
+    }
+
+    fn on_dropped(&mut self, instrument: &Instrument, from: Timestamp, now: Timestamp, out: &mut Vec<Action>) {
+        let Some(entry) = self.instruments.get_mut(instrument) else { return };
+        entry.first_live = None;
+        self.open_gap(instrument, from, "queue overflow", now, out);
+    }
+
+    fn on_closed(&mut self, number: ConnectionNumber, reason: &str, planned: bool, now: Timestamp, out: &mut Vec<Action>) {
+        self.connections.remove(&number);
+        let was_active = self.active == Some(number);
+        if was_active {
+            self.active = self.connections.iter().find(|(_, connection)| connection.settled).map(|(number, _)| *number);
+        }
+        let lost: Vec<Instrument> = self
+            .instruments
+            .iter_mut()
+            .filter_map(|(instrument, entry)| {
+                let was_on = entry.subscribed_on.remove(&number);
+                let uncovered = entry.subscribed_on.is_empty() || (was_active && !planned);
+                (was_on && uncovered).then(|| instrument.clone())
+            })
+            .collect();
+        for instrument in lost {
+            let since = self.instruments.get(&instrument).and_then(|entry| entry.since).unwrap_or(now);
+            let from = self.complete_through.map_or(since, |complete| complete.max(since));
+            self.open_gap(&instrument, from, reason, now, out);
+        }
+        if was_active && self.active.is_none() {
+            out.push(Action::Control(controls::feed_state(&self.feed, None, FeedState::Down, None, reason, now)));
+        }
+    }
+
+    fn on_fill(&mut self, job: &Job, id: &str, page: Page, last: bool, now: Timestamp, out: &mut Vec<Action>) {
+        let Some(entry) = self.instruments.get_mut(&job.instrument) else { return };
+        let Some(gap) = entry.gaps.iter_mut().find(|gap| gap.id == id) else { return };
+        let comes_by_itself = |id: i64| gap.before.is_none() && entry.first_live.is_some_and(|(first, _)| id >= first);
+        for trade in page.trades {
+            let Some(trade_id) = trade.sequence else { continue };
+            if comes_by_itself(trade_id) || !entry.seen.insert(trade_id) {
+                continue;
+            }
+            gap.recovered_to = gap.recovered_to.max(Some(trade.event_time));
+            entry.last_id = entry.last_id.max(Some(trade_id));
+            out.push(Action::Trade(trade));
+        }
+        if !last {
+            return;
+        }
+        let (kind, reason) = match page.reaches_from {
+            None => (ControlKind::GapFilled, "filled by request".to_owned()),
+            Some(reach) => {
+                (ControlKind::GapAbandoned, format!("the venue answers no further back than {reach}; later trades were filled"))
+            }
+        };
+        self.close_gap(&job.instrument, id, kind, &reason, now, out);
+    }
+
+    fn on_check(&mut self, job: &Job, bound: Timestamp, page: Page, last: bool, now: Timestamp, out: &mut Vec<Action>) {
+        let Some(entry) = self.instruments.get_mut(&job.instrument) else { return };
+        let since = entry.since.unwrap_or(Timestamp::MIN);
+        // A row stands for the whole second it names where the venue gives no more.
+        let resolution = if matches!(self.provider.repair, Repair::Sweep { .. }) { 1_000_000 } else { 1 };
+        let missed: Vec<Trade> = page
+            .trades
+            .into_iter()
+            .filter(|trade| trade.event_time >= since && trade.event_time.plus_micros(resolution) <= bound)
+            .filter(|trade| trade.sequence.is_some_and(|id| !entry.seen.contains(id)))
+            .collect();
+        let checked_from = entry.checked_to;
+        if last {
+            entry.checking = false;
+            entry.checked_to = entry.checked_to.max(Some(bound));
+        }
+        if !missed.is_empty() {
+            for trade in &missed {
+                if let Some(id) = trade.sequence {
+                    entry.seen.insert(id);
+                    entry.last_id = entry.last_id.max(Some(id));
+                }
+            }
+            self.recorded_and_filled(&job.instrument, missed, "missed by the socket", now, out);
+            if self.provider.repair == Repair::ContiguousIds {
+                out.push(Action::Resubscribe(job.instrument.clone()));
+            }
+        }
+        if let (Some(reach), Some(from)) = (page.reaches_from, checked_from)
+            && from < reach
+        {
+            let gap = Gap::found(self.next_gap_id(), from, Some(reach));
+            let reason = "not checked: the venue answers no further back".to_owned();
+            out.push(self.gap_control(ControlKind::GapOpened, &job.instrument, &gap, gap.to, reason.clone(), now));
+            out.push(self.gap_control(ControlKind::GapAbandoned, &job.instrument, &gap, gap.to, reason, now));
+        }
+    }
+
+    /// A hole whose trades are at hand: opened, written, filled.
+    fn recorded_and_filled(
+        &mut self,
+        instrument: &Instrument,
+        trades: Vec<Trade>,
+        reason: &str,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        let times = || trades.iter().map(|trade| trade.event_time);
+        let (Some(from), Some(latest)) = (times().min(), times().max()) else { return };
+        let gap = Gap::found(self.next_gap_id(), from, Some(latest.plus_micros(1)));
+        out.push(self.gap_control(ControlKind::GapOpened, instrument, &gap, gap.to, reason.to_owned(), now));
+        out.extend(trades.into_iter().map(Action::Trade));
+        out.push(self.gap_control(ControlKind::GapFilled, instrument, &gap, gap.to, reason.to_owned(), now));
+    }
+
+    /// Opens a gap that ends with the next acknowledgement, unless one is open already.
+    fn open_gap(&mut self, instrument: &Instrument, from: Timestamp, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
+        let Some(entry) = self.instruments.get(instrument) else { return };
+        if entry.gaps.iter().any(|gap| !gap.asked && gap.before.is_none() && gap.to.is_none() && gap.from <= from) {
+            return;
+        }
+        let (from, after) = match self.provider.repair {
+            // Rows carry whole seconds: the hole begins with the second.
+            Repair::Sweep { .. } => (second(from), None),
+            Repair::ContiguousIds => (from, entry.last_id),
+        };
+        let gap = Gap { after, ..Gap::found(self.next_gap_id(), from, None) };
+        self.announce_gap(instrument, gap, reason, now, out);
+    }
+
+    fn announce_gap(&mut self, instrument: &Instrument, gap: Gap, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
+        out.push(self.gap_control(ControlKind::GapOpened, instrument, &gap, gap.to, reason.to_owned(), now));
+        self.changed = true;
+        let Some(entry) = self.instruments.get_mut(instrument) else { return };
+        entry.gaps.push(gap);
+        if !entry.subscribed_on.is_empty() {
+            ask_for_gaps(instrument, entry, self.provider, out);
+        }
+    }
+
+    fn close_gap(
+        &mut self,
+        instrument: &Instrument,
+        id: &str,
+        kind: ControlKind,
+        reason: &str,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(entry) = self.instruments.get_mut(instrument) else { return };
+        let Some(place) = entry.gaps.iter().position(|gap| gap.id == id) else { return };
+        let gap = entry.gaps.remove(place);
+        self.changed = true;
+        // Where it ended: at the trade after it, else where trades came by themselves again, else now; behind all that was recovered.
+        let resumed = gap.to.or(entry.first_live.map(|(_, time)| time)).unwrap_or(now);
+        let recovered = gap.recovered_to.map_or(Timestamp::MIN, |time| time.plus_micros(1));
+        let to = resumed.max(recovered).max(gap.from.plus_micros(1));
+        out.push(self.gap_control(kind, instrument, &gap, Some(to), reason.to_owned(), now));
+    }
+
+    fn gap_control(
+        &self,
+        kind: ControlKind,
+        instrument: &Instrument,
+        gap: &Gap,
+        to: Option<Timestamp>,
+        reason: String,
+        now: Timestamp,
+    ) -> Action {
+        let mut control = Control::new(kind, self.feed.clone(), now);
+        control.instrument = Some(instrument.clone());
+        control.gap_id = Some(gap.id.clone());
+        control.from = Some(gap.from);
+        control.to = to;
+        control.reason = Some(reason);
+        control.connection_id = self.active.map(|number| self.connection_id(number));
+        Action::Control(control)
+    }
+
+    fn next_gap_id(&mut self) -> String {
+        self.gaps_made += 1;
+        format!("{}-{}-{}", self.feed, self.run, self.gaps_made)
+    }
+
+    fn connection_id(&self, number: ConnectionNumber) -> String {
+        format!("{}-{}-{number}", self.feed, self.run)
+    }
+}
+
+/// A trade further ahead of its receipt than this proves nothing about the time before it.
+const FUTURE_TOLERANCE_MICROS: i64 = 5_000_000;
+
+/// Asks for every gap of an instrument that can be asked for now.
+fn ask_for_gaps(instrument: &Instrument, entry: &mut Entry, provider: &Provider, out: &mut Vec<Action>) {
+    for gap in entry.gaps.iter_mut().filter(|gap| !gap.asked) {
+        gap.asked = true;
+        let after = match provider.repair {
+            Repair::Sweep { .. } => None,
+            Repair::ContiguousIds => gap.after,
+        };
+        let cursor = Cursor { after, before: gap.before, from: gap.from, widened: 0 };
+        out.push(Action::Ask(Job { instrument: instrument.clone(), purpose: Purpose::Fill(gap.id.clone()), cursor }));
+    }
+}
+
+fn second(at: Timestamp) -> Timestamp {
+    Timestamp::from_seconds(at.micros().div_euclid(1_000_000))
+}
+
+/// The last ids of an instrument. An id beyond memory counts as new: the processor knows it by its own records.
+#[derive(Debug, Default)]
+struct Seen {
+    ids: HashSet<i64>,
+    order: VecDeque<i64>,
+    max: usize,
+}
+
+impl Seen {
+    fn new(max: usize) -> Self {
+        Self { max, ..Self::default() }
+    }
+
+    fn contains(&self, id: i64) -> bool {
+        self.ids.contains(&id)
+    }
+
+    /// Whether it is new; then it is remembered.
+    fn insert(&mut self, id: i64) -> bool {
+        if !self.ids.insert(id) {
+            return false;
+        }
+        self.order.push_back(id);
+        if self.order.len() > self.max
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use marketflow_model::{Conditions, Side, Source};
+    use marketflow_providers::{binance, bitstamp};
+
+    const START: i64 = 1_700_000_000;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_seconds(START + seconds)
+    }
+
+    pub(crate) fn trade(instrument: &str, id: i64, seconds: i64) -> Trade {
+        Trade {
+            instrument: instrument.parse().unwrap(),
+            feed: Feed::new("bitstamp"),
+            event_time: at(seconds),
+            receive_time: at(seconds),
+            price: "100".parse().unwrap(),
+            size: Some("1".parse().unwrap()),
+            side: Side::Buy,
+            trade_id: Some(id.to_string()),
+            sequence: Some(id),
+            import_row: None,
+            conditions: Conditions::NONE,
+            source: Source::Websocket,
+        }
+    }
+
+    pub(crate) fn trade_event(instrument: &str, id: i64, seconds: i64) -> Item {
+        Item::Event(Event::Trade(trade(instrument, id, seconds)))
+    }
+
+    const BTC: &str = "BITSTAMP:BTCUSD";
+    const USDT: &str = "BINANCE:BTCUSDT";
+
+    /// A ledger, what it was told, and what it said in short: `trade 5`, `GapOpened 10..`, `ask fill after 4 from 10`.
+    struct Scene {
+        ledger: Ledger,
+        instrument: Instrument,
+        jobs: Vec<Job>,
+        now: Timestamp,
+    }
+
+    impl Scene {
+        fn new(instrument: &str) -> Self {
+            Self::resumed(instrument, None, Past::default()).0
+        }
+
+        fn resumed(instrument: &str, since: Option<Timestamp>, past: Past) -> (Self, Vec<String>) {
+            let provider = if instrument == BTC { &bitstamp::PROVIDER } else { &binance::PROVIDER };
+            let settings =
+                LedgerSettings { disorder_micros: 2_000_000, ids_per_instrument: 100, sweep_interval_micros: 30_000_000 };
+            let instrument: Instrument = instrument.parse().unwrap();
+            let state = State { instruments: [(instrument.clone(), since)].into(), ..State::default() };
+            let mut out = Vec::new();
+            let past = [(instrument.clone(), past)].into();
+            let ledger = Ledger::new(provider, settings, "run".to_owned(), state, past, at(0), &mut out);
+            let mut scene = Self { ledger, instrument, jobs: Vec::new(), now: at(0) };
+            let said = scene.said(out);
+            (scene, said)
+        }
+
+        /// One that is subscribed and settled at second 0.
+        fn up(instrument: &str) -> Self {
+            let mut scene = Self::new(instrument);
+            scene.connect(1, 0);
+            scene
+        }
+
+        fn connect(&mut self, number: ConnectionNumber, second: i64) -> Vec<String> {
+            let subscribed = Item::Event(Event::Subscribed { instrument: self.instrument.clone() });
+            let mut said = self.item(number, second, subscribed);
+            said.extend(self.item(number, second, Item::Settled { at: at(second) }));
+            said
+        }
+
+        fn item(&mut self, number: ConnectionNumber, second: i64, item: Item) -> Vec<String> {
+            self.now = at(second);
+            let mut out = Vec::new();
+            self.ledger.on_item(number, item, self.now, &mut out);
+            self.said(out)
+        }
+
+        fn trade(&mut self, number: ConnectionNumber, id: i64, second: i64) -> Vec<String> {
+            let item = Item::Event(Event::Trade(trade(self.instrument.as_str(), id, second)));
+            self.item(number, second, item)
+        }
+
+        fn evidence(&mut self, number: ConnectionNumber, second: i64) -> Vec<String> {
+            self.item(number, second, Item::Event(Event::Evidence { through: at(second) }))
+        }
+
+        fn lose(&mut self, number: ConnectionNumber, second: i64) -> Vec<String> {
+            self.item(number, second, Item::Closed { reason: "cut", planned: false })
+        }
+
+        /// Answers the oldest job with these (id, second) rows.
+        fn answer(&mut self, second: i64, rows: &[(i64, i64)]) -> Vec<String> {
+            let job = self.jobs.remove(0);
+            let trades = rows
+                .iter()
+                .map(|(id, second)| Trade { source: Source::Rest, ..trade(self.instrument.as_str(), *id, *second) })
+                .collect();
+            let mut out = Vec::new();
+            self.ledger.on_page(&job, Page { trades, ..Page::default() }, true, at(second), &mut out);
+            self.said(out)
+        }
+
+        fn timer(&mut self) -> Vec<String> {
+            let mut out = Vec::new();
+            self.ledger.on_timer(&mut out);
+            self.said(out)
+        }
+
+        fn complete(&self) -> Option<i64> {
+            self.ledger.complete_through().map(seconds)
+        }
+
+        fn said(&mut self, out: Vec<Action>) -> Vec<String> {
+            out.into_iter()
+                .map(|action| match action {
+                    Action::Trade(trade) => format!("trade {}", trade.sequence.unwrap()),
+                    Action::Control(control) => {
+                        let of = if control.instrument.is_some() { "" } else { "feed " };
+                        let end = |time: Option<Timestamp>| time.map(|t| seconds(t).to_string()).unwrap_or_default();
+                        let state =
+                            if control.state == FeedState::Unknown { String::new() } else { format!(" {:?}", control.state) };
+                        format!("{of}{:?}{state} {}..{}", control.kind, end(control.from), end(control.to))
+                    }
+                    Action::Ask(job) => {
+                        let text = match &job.purpose {
+                            Purpose::Fill(_) => {
+                                format!("ask fill after {:?} from {}", job.cursor.after, seconds(job.cursor.from))
+                            }
+                            Purpose::Check(bound) => format!("ask check {}..{}", seconds(job.cursor.from), seconds(*bound)),
+                        };
+                        self.jobs.push(job);
+                        text
+                    }
+                    Action::Resubscribe(_) => "resubscribe".to_owned(),
+                    Action::SetAside { reason, .. } => format!("set aside {}", reason.as_str()),
+                    Action::Discarded(reason) => format!("discarded {reason}"),
+                })
+                .collect()
+        }
+    }
+
+    /// Whole seconds since the scene's start.
+    fn seconds(time: Timestamp) -> i64 {
+        (time.micros() - START * 1_000_000).div_euclid(1_000_000)
+    }
+
+    #[test]
+    fn the_feed_is_up_from_the_acknowledgement_and_complete_two_seconds_behind_its_evidence() {
+        let mut scene = Scene::new(BTC);
+        assert_eq!(scene.connect(1, 0), ["feed FeedState Up 0.."]);
+        assert_eq!(scene.complete(), None);
+        assert_eq!(scene.trade(1, 10, 5), ["trade 10"]);
+        assert_eq!(scene.complete(), Some(3));
+        scene.evidence(1, 9);
+        assert_eq!(scene.complete(), Some(7));
+        assert_eq!(scene.trade(1, 11, 6), ["trade 11"]);
+        assert_eq!(scene.complete(), Some(7), "it never goes back");
+    }
+
+    #[test]
+    fn a_trade_goes_out_once() {
+        let mut scene = Scene::up(BTC);
+        assert_eq!(scene.trade(1, 10, 5), ["trade 10"]);
+        assert_eq!(scene.trade(1, 10, 5), ["discarded duplicate"]);
+        assert_eq!(scene.trade(1, 8, 4), ["trade 8"], "late, but new");
+    }
+
+    #[test]
+    fn a_trade_from_the_future_proves_nothing_about_the_present() {
+        let mut scene = Scene::up(BTC);
+        let early = Trade { receive_time: at(5), ..trade(BTC, 10, 500) };
+        scene.item(1, 5, Item::Event(Event::Trade(early)));
+        assert_eq!(scene.complete(), Some(8));
+    }
+
+    #[test]
+    fn a_lost_connection_is_a_gap_filled_once_the_venue_answered_after_the_next_acknowledgement() {
+        let mut scene = Scene::up(BTC);
+        scene.trade(1, 10, 5);
+        scene.evidence(1, 10);
+        assert_eq!(scene.lose(1, 20), ["GapOpened 8..", "feed FeedState Down .."]);
+        assert_eq!(scene.complete(), Some(8), "nothing is proved while nothing is connected");
+        assert_eq!(scene.connect(2, 30), ["ask fill after None from 8", "feed FeedState Up 30.."]);
+        assert_eq!(scene.trade(2, 16, 32), ["trade 16"]);
+        assert_eq!(scene.complete(), Some(30), "the gap pins its windows; the rest goes on");
+        assert_eq!(
+            scene.answer(33, &[(10, 5), (12, 9), (14, 25), (16, 32), (17, 33)]),
+            ["trade 12", "trade 14", "GapFilled 8..32"],
+            "exactly what is missing: neither what was seen nor what comes by itself"
+        );
+        assert_eq!(scene.trade(2, 14, 25), ["discarded duplicate"]);
+        assert_eq!(scene.ledger.open_gaps(), 0);
+    }
+
+    #[test]
+    fn a_connection_lost_again_before_the_acknowledgement_is_still_one_gap() {
+        let mut scene = Scene::up(BTC);
+        scene.trade(1, 10, 5);
+        assert_eq!(scene.lose(1, 6), ["GapOpened 3..", "feed FeedState Down .."]);
+        assert_eq!(scene.lose(2, 7), Vec::<String>::new());
+        assert_eq!(scene.connect(3, 8), ["ask fill after None from 3", "feed FeedState Up 8.."]);
+    }
+
+    #[test]
+    fn a_planned_renewal_overlaps_and_is_no_gap() {
+        let mut scene = Scene::up(BTC);
+        scene.trade(1, 10, 5);
+        assert_eq!(scene.connect(2, 6), Vec::<String>::new());
+        scene.evidence(2, 20);
+        assert_eq!(scene.complete(), Some(3), "the old connection still counts");
+        assert_eq!(scene.trade(2, 11, 7), ["trade 11"]);
+        assert_eq!(scene.trade(1, 11, 7), ["discarded duplicate"]);
+        assert_eq!(scene.item(1, 8, Item::Closed { reason: "renewed", planned: true }), Vec::<String>::new());
+        scene.evidence(2, 21);
+        assert_eq!(scene.complete(), Some(19));
+    }
+
+    #[test]
+    fn an_old_connection_cut_during_a_renewal_is_a_gap_filled_at_once() {
+        let mut scene = Scene::up(BTC);
+        scene.trade(1, 10, 5);
+        scene.connect(2, 6);
+        assert_eq!(scene.lose(1, 7), ["GapOpened 3..", "ask fill after None from 3"]);
+        assert_eq!(scene.answer(8, &[(10, 5)]), ["GapFilled 3..8"]);
+    }
+
+    #[test]
+    fn what_a_sweep_finds_is_a_recorded_and_filled_gap() {
+        let mut scene = Scene::up(BTC);
+        scene.trade(1, 10, 5);
+        scene.evidence(1, 40);
+        assert_eq!(scene.timer(), ["ask check 1..38"]);
+        assert_eq!(scene.timer(), Vec::<String>::new(), "one at a time");
+        assert_eq!(
+            scene.answer(41, &[(10, 5), (12, 20), (13, 22), (19, 38)]),
+            ["GapOpened 20..22", "trade 12", "trade 13", "GapFilled 20..22"],
+            "what is as young as the evidence may still come by itself"
+        );
+        scene.evidence(1, 50);
+        assert_eq!(scene.timer(), Vec::<String>::new());
+        scene.evidence(1, 70);
+        assert_eq!(scene.timer(), ["ask check 38..68"]);
+    }
+
+    #[test]
+    fn a_hole_in_contiguous_ids_is_asked_for_exactly() {
+        let mut scene = Scene::up(USDT);
+        scene.trade(1, 4, 5);
+        let instrument = scene.instrument.clone();
+        let missing = |after, before| Item::Event(Event::Missing { instrument: instrument.clone(), after, before });
+        assert_eq!(scene.item(1, 9, missing(4, 7)), ["GapOpened 5..", "ask fill after Some(4) from 5"]);
+        scene.trade(1, 7, 9);
+        assert_eq!(scene.trade(1, 6, 8), ["trade 6"], "a late one is still new");
+        assert_eq!(scene.answer(10, &[(5, 6), (6, 8)]), ["trade 5", "GapFilled 5..9"]);
+        assert_eq!(scene.item(1, 11, missing(4, 7)), Vec::<String>::new(), "nothing is missing any more");
+    }
+
+    #[test]
+    fn a_silent_symbol_with_trades_is_recorded_filled_and_subscribed_again() {
+        let mut scene = Scene::up(USDT);
+        scene.trade(1, 4, 5);
+        scene.evidence(1, 100);
+        let silent = Item::Event(Event::Silent { instrument: scene.instrument.clone(), since: at(5) });
+        assert_eq!(scene.item(1, 100, silent), ["ask check 5..98"]);
+        assert_eq!(scene.answer(101, &[(5, 50)]), ["GapOpened 50..50", "trade 5", "GapFilled 50..50", "resubscribe"]);
+    }
+
+    #[test]
+    fn an_overflow_is_a_gap_filled_at_once() {
+        let mut scene = Scene::up(BTC);
+        scene.trade(1, 10, 5);
+        let dropped = Item::Dropped { instrument: scene.instrument.clone(), from: at(6) };
+        assert_eq!(scene.item(1, 9, dropped), ["GapOpened 6..", "ask fill after None from 6"]);
+        scene.trade(1, 15, 9);
+        assert_eq!(scene.answer(10, &[(10, 5), (12, 6), (15, 9)]), ["trade 12", "GapFilled 6..9"]);
+    }
+
+    #[test]
+    fn a_restart_takes_up_from_the_log_and_ends_the_gaps_it_finds() {
+        let past = Past {
+            ids: vec![9, 10],
+            last_time: Some(at(-20)),
+            complete_through: Some(at(-15)),
+            gaps: vec![Gap::found("old".to_owned(), at(-60), None)],
+        };
+        let (mut scene, said) = Scene::resumed(BTC, Some(at(-100)), past);
+        assert_eq!(said, Vec::<String>::new(), "the gap still open covers it");
+        assert_eq!(scene.connect(1, 1), ["ask fill after None from -60", "feed FeedState Up 1.."]);
+        assert_eq!(scene.answer(2, &[(7, -50), (10, -20), (11, -10)]), ["trade 7", "trade 11", "GapFilled -60..2"]);
+
+        let past = Past { ids: vec![9, 10], last_time: Some(at(-20)), complete_through: Some(at(-15)), gaps: Vec::new() };
+        let (mut scene, said) = Scene::resumed(USDT, None, past);
+        assert_eq!(said, ["GapOpened -15.."]);
+        assert_eq!(scene.connect(1, 1), ["ask fill after Some(10) from -15", "feed FeedState Up 1.."]);
+    }
+
+    #[test]
+    fn a_new_instrument_has_no_past_and_an_old_feed_no_part_in_it() {
+        let past = Past { complete_through: Some(at(-15)), ..Past::default() };
+        let (_, said) = Scene::resumed(BTC, None, past);
+        assert_eq!(said, Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_instrument_added_at_run_time_declares_itself_and_one_that_returns_has_a_gap() {
+        let mut scene = Scene::up(BTC);
+        scene.trade(1, 10, 5);
+        let other: Instrument = "BITSTAMP:ETHUSD".parse().unwrap();
+        let mut out = Vec::new();
+        assert_eq!(scene.ledger.add(&[other.clone(), scene.instrument.clone()], at(6), &mut out), [other.clone()]);
+        let subscribed = Item::Event(Event::Subscribed { instrument: other.clone() });
+        assert_eq!(scene.item(1, 7, subscribed), ["FeedState Up 7.."]);
+
+        let mut out = Vec::new();
+        assert_eq!(scene.ledger.remove(&[other.clone()], at(20), &mut out), [other.clone()]);
+        assert_eq!(scene.said(out), ["FeedState Down .."]);
+        assert_eq!(scene.item(1, 21, trade_event(other.as_str(), 5, 21)), ["discarded not_subscribed"]);
+        scene.evidence(1, 60);
+        let mut out = Vec::new();
+        scene.ledger.add(&[other.clone()], at(60), &mut out);
+        assert_eq!(scene.said(out), ["GapOpened 7.."]);
+        let subscribed = Item::Event(Event::Subscribed { instrument: other });
+        assert_eq!(scene.item(1, 61, subscribed), ["ask fill after None from 7"]);
+    }
+
+    #[test]
+    fn what_kafka_did_not_take_is_a_gap_for_exactly_those() {
+        let mut scene = Scene::up(BTC);
+        let mut out = Vec::new();
+        scene.ledger.on_undelivered(vec![trade(BTC, 10, 5), trade(BTC, 11, 7)], at(130), &mut out);
+        assert_eq!(scene.said(out), ["GapOpened 5..7", "trade 10", "trade 11", "GapFilled 5..7"]);
+    }
+
+    #[test]
+    fn what_the_venue_no_longer_tells_is_abandoned_aloud() {
+        let mut scene = Scene::up(BTC);
+        scene.trade(1, 10, 5);
+        scene.lose(1, 6);
+        scene.connect(2, 200);
+        let job = scene.jobs.remove(0);
+        let page = Page { trades: vec![trade(BTC, 50, 150)], reaches_from: Some(at(100)), ..Page::default() };
+        let mut out = Vec::new();
+        scene.ledger.on_page(&job, page, true, at(201), &mut out);
+        assert_eq!(scene.said(out), ["trade 50", "GapAbandoned 3..201"]);
+    }
+}

@@ -1,0 +1,85 @@
+//! What is counted. Labels are few and bounded; instruments are not among them.
+
+use marketflow_runtime::Metrics as Registry;
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+/// Every metric of the service.
+pub struct Metrics {
+    /// Records handed to Kafka.
+    pub produced: IntCounterVec,
+    /// Trades dropped before Kafka, by reason.
+    pub discarded: IntCounterVec,
+    /// Frames and rows that could not be used.
+    pub malformed: IntCounterVec,
+    /// Connections that ended.
+    pub reconnects: IntCounterVec,
+    /// Controls written.
+    pub controls: IntCounterVec,
+    /// Gaps open now.
+    pub gaps_open: IntGauge,
+    /// Requests to the venue.
+    pub requests: IntCounterVec,
+    /// Trades recovered by request.
+    pub backfilled: IntCounter,
+    /// Trades waiting between socket and feed.
+    pub queue_trades: IntGauge,
+    /// Trades dropped for want of room; each opens a gap.
+    pub overflowed: IntCounter,
+    /// Quotes replaced by later ones before they were written.
+    pub conflated: IntCounter,
+    /// Records Kafka did not take.
+    pub undelivered: IntCounterVec,
+    /// Subscriptions wanted and active.
+    pub subscriptions: IntGaugeVec,
+    /// Where the feed is complete to.
+    pub complete_through: IntGauge,
+    /// From the venue's clock to ours.
+    pub event_age: Histogram,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub fn new(registry: &Registry) -> Self {
+        Self {
+            produced: registry.counter_vec("marketflow_records_produced_total", "records handed to Kafka", &["topic"]),
+            discarded: registry.counter_vec(
+                "marketflow_records_discarded_total",
+                "trades not written because they were seen before or are not wanted",
+                &["topic", "reason"],
+            ),
+            malformed: registry.counter_vec(
+                "marketflow_frames_malformed_total",
+                "frames and rows that could not be used; each is a dead letter or quarantined",
+                &["provider", "reason"],
+            ),
+            reconnects: registry.counter_vec("marketflow_reconnects_total", "connections that ended", &["provider", "reason"]),
+            controls: registry.counter_vec(
+                "marketflow_controls_produced_total",
+                "controls written, copies not counted",
+                &["kind"],
+            ),
+            gaps_open: registry.gauge("marketflow_gaps_open", "gaps neither filled nor abandoned"),
+            requests: registry.counter_vec(
+                "marketflow_provider_requests_total",
+                "requests to the venue",
+                &["provider", "outcome"],
+            ),
+            backfilled: registry.counter("marketflow_trades_backfilled_total", "trades recovered by request"),
+            queue_trades: registry.gauge("marketflow_intake_trades", "trades waiting between socket and feed"),
+            overflowed: registry.counter("marketflow_intake_overflow_total", "trades dropped for want of room; each opens a gap"),
+            conflated: registry
+                .counter("marketflow_quotes_conflated_total", "quotes replaced by later ones before they were written"),
+            undelivered: registry.counter_vec("marketflow_records_undelivered_total", "records Kafka did not take", &["topic"]),
+            subscriptions: registry.gauge_vec("marketflow_subscriptions", "instruments wanted and acknowledged", &["state"]),
+            complete_through: registry.gauge(
+                "marketflow_complete_through_timestamp_seconds",
+                "event time up to which the feed is complete, open gaps excepted",
+            ),
+            event_age: registry.histogram(
+                "marketflow_event_age_seconds",
+                "event time to receipt, on the venue's clock",
+                &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0],
+            ),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Where the feed stood: the last records of each partition read back, so that a new process takes up where the old one was cut.
+//!
+//! Read from the end backwards in growing steps until each partition shows a heartbeat of the feed, or the log is exhausted.
+//!
+//! Next: `ledger.rs`, whose first gaps open from here.
+
+use crate::ledger::{Gap, Past};
+use anyhow::Context;
+use marketflow_contract::{Schema, topics};
+use marketflow_kafka::{Decoder, KafkaConfig, Reader, Record, TopicPartition, partition_for};
+use marketflow_model::{Control, ControlKind, Feed, Instrument, Timestamp, Trade};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// First step backwards, in records.
+const STEP: i64 = 20_000;
+/// A partition that gives nothing for so long is an error.
+const STALLED_AFTER: Duration = Duration::from_secs(20);
+
+/// What one partition says about the feed.
+#[derive(Debug, Default)]
+struct Tail {
+    complete_through: Option<Timestamp>,
+    instruments: BTreeMap<Instrument, Past>,
+}
+
+/// Reads the ends of all partitions and says what is known of each of `instruments`.
+///
+/// # Errors
+/// An unreachable cluster.
+pub fn read_back(
+    kafka: &KafkaConfig,
+    mut decoder: Decoder,
+    feed: &Feed,
+    instruments: &[Instrument],
+    ids_max: usize,
+    records_max: i64,
+) -> anyhow::Result<BTreeMap<Instrument, Past>> {
+    let reader = Reader::new(kafka)?;
+    let partitions = reader.partition_count(topics::TRADES)?;
+    let mut past = BTreeMap::new();
+    for partition in 0..partitions {
+        let of = TopicPartition::new(topics::TRADES, partition);
+        let (low, end) = reader.range(&of)?;
+        let mut back = STEP;
+        let tail = loop {
+            let from = (end - back).max(low);
+            let mut tail = Tail::default();
+            reader
+                .read_to_end(&of, from, STALLED_AFTER, |record| {
+                    tail.take(&mut decoder, feed, ids_max, &record);
+                    ControlFlow::Continue(())
+                })
+                .with_context(|| format!("read back {of}"))?;
+            if tail.complete_through.is_some() || from <= low || back >= records_max {
+                break tail;
+            }
+            back = (back * 4).min(records_max);
+        };
+        if let Some(complete_through) = tail.complete_through {
+            info!(partition, %complete_through, "the feed was written before; what is missing since will be fetched");
+        }
+        for instrument in instruments.iter().filter(|i| partition_for(i.as_str().as_bytes(), partitions) == partition) {
+            let mut known = tail.instruments.get(instrument).cloned().unwrap_or_default();
+            known.complete_through = tail.complete_through;
+            past.insert(instrument.clone(), known);
+        }
+    }
+    Ok(past)
+}
+
+impl Tail {
+    fn take(&mut self, decoder: &mut Decoder, feed: &Feed, ids_max: usize, record: &Record<'_>) {
+        let Some(value) = record.value() else { return };
+        match decoder.schema_of(value) {
+            Ok(Schema::Trade) => match decoder.decode::<Trade>(value) {
+                Ok(trade) if trade.feed == *feed => self.take_trade(&trade, ids_max),
+                Ok(_) => {}
+                Err(problem) => {
+                    warn!(partition = record.partition(), offset = record.offset(), %problem, "trade cannot be read back")
+                }
+            },
+            Ok(Schema::Control) => match decoder.decode::<Control>(value) {
+                Ok(control) if control.feed == *feed => self.take_control(control),
+                Ok(_) => {}
+                Err(problem) => {
+                    warn!(partition = record.partition(), offset = record.offset(), %problem, "control cannot be read back")
+                }
+            },
+            Ok(_) => {}
+            Err(problem) => {
+                warn!(partition = record.partition(), offset = record.offset(), %problem, "record cannot be read back")
+            }
+        }
+    }
+
+    fn take_trade(&mut self, trade: &Trade, ids_max: usize) {
+        let past = self.instruments.entry(trade.instrument.clone()).or_default();
+        past.last_time = past.last_time.max(Some(trade.event_time));
+        if let Some(id) = trade.sequence {
+            past.ids.push(id);
+            if past.ids.len() > ids_max * 2 {
+                past.ids.drain(..ids_max);
+            }
+        }
+    }
+
+    fn take_control(&mut self, control: Control) {
+        self.complete_through = self.complete_through.max(control.complete_through);
+        let (Some(id), Some(instrument)) = (control.gap_id, control.instrument) else { return };
+        let gaps = &mut self.instruments.entry(instrument).or_default().gaps;
+        if control.kind == ControlKind::GapOpened {
+            gaps.push(Gap::found(id, control.from.unwrap_or(control.clock), control.to));
+        } else {
+            gaps.retain(|gap| gap.id != id);
+        }
+    }
+}
