@@ -1,9 +1,11 @@
 //! Where Kafka, the registry and ClickHouse answer: the environment, else the stack that runs in this home.
 //!
 //! The variables are those of the services, so that one environment serves all: `MARKETFLOW__KAFKA__BOOTSTRAP_SERVERS`,
-//! `MARKETFLOW__KAFKA__PROPERTIES__<PROPERTY>`, `MARKETFLOW__REGISTRY__URL`, `MARKETFLOW__CLICKHOUSE__URL`.
+//! `MARKETFLOW__KAFKA__PROPERTIES__<PROPERTY>`, `MARKETFLOW__REGISTRY__URL`, `MARKETFLOW__CLICKHOUSE__URL`,
+//! `MARKETFLOW__CLICKHOUSE__DATABASE`, `MARKETFLOW__CLICKHOUSE__USER`, `MARKETFLOW__CLICKHOUSE__PASSWORD`.
 
 use crate::console::problem;
+use marketflow_clickhouse::ClickHouseConfig;
 use marketflow_kafka::{KafkaConfig, RegistryConfig};
 use marketflow_runtime::{Exit, ExitContext};
 use marketflow_stack::{Addresses, Error, Snapshot, home_folder, supervisor};
@@ -28,6 +30,21 @@ pub(crate) fn kafka() -> anyhow::Result<KafkaConfig> {
 /// As [`kafka`].
 pub(crate) fn registry() -> anyhow::Result<RegistryConfig> {
     Ok(RegistryConfig { url: address("MARKETFLOW__REGISTRY__URL", |addresses| addresses.registry)? })
+}
+
+/// ClickHouse.
+///
+/// # Errors
+/// As [`kafka`].
+pub(crate) fn clickhouse() -> anyhow::Result<ClickHouseConfig> {
+    let mut config = ClickHouseConfig::new(address("MARKETFLOW__CLICKHOUSE__URL", |addresses| addresses.clickhouse)?);
+    let parts = [("DATABASE", &mut config.database), ("USER", &mut config.user), ("PASSWORD", &mut config.password)];
+    for (name, part) in parts {
+        if let Ok(value) = env::var(format!("MARKETFLOW__CLICKHOUSE__{name}")) {
+            *part = value;
+        }
+    }
+    Ok(config)
 }
 
 fn address(variable: &str, of_stack: impl FnOnce(Addresses) -> String) -> anyhow::Result<String> {

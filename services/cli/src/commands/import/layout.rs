@@ -3,7 +3,7 @@
 //! Next: `row.rs`.
 
 use super::row::split;
-use super::time::{TimeReader, TimeUnit};
+use crate::commands::time::{TimeReader, TimeUnit};
 use anyhow::{Context, bail};
 use csv::ByteRecord;
 use jiff::tz::TimeZone;
@@ -206,7 +206,7 @@ impl Layout {
             Columns::Trades(trades) => trades.price,
             Columns::Candles(candles) => candles.open,
         };
-        let zoneless = matches!(self.reader.read(cell(self.time)), Err(super::time::TimeError::NoZone));
+        let zoneless = matches!(self.reader.read(cell(self.time)), Err(crate::commands::time::TimeError::NoZone));
         !zoneless && self.reader.read(cell(self.time)).is_err() && cell(price).parse::<Price>().is_err()
     }
 

@@ -1,6 +1,6 @@
 //! `marketflow import trades|candles FILE`: history through the same operators as live.
 //!
-//! Read in this order: `layout.rs` (which column is what), `time.rs`, `lines.rs` (the file), `row.rs` (one line to one row), `order.rs`
+//! Read in this order: `layout.rs` (which column is what), `../time.rs`, `lines.rs` (the file), `row.rs` (one line to one row), `order.rs`
 //! (first pass and sorting), `emission.rs` (what is written), `publish.rs` (writing and waiting). It lacks formats other than CSV.
 //!
 //! Next: `services/processor/src/processor.rs`, which folds the rows like any others.
@@ -11,9 +11,10 @@ mod lines;
 mod order;
 mod publish;
 mod row;
-mod time;
 
-use crate::console::{json, line};
+use super::query::{self, texts};
+use super::time::{self, TimeError, TimeReader, TimeUnit};
+use crate::console::{block_on, json, line};
 use anyhow::{Context, bail};
 use emission::{Declared, Emission};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -29,8 +30,7 @@ use serde_json::json as object;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
-use time::{TimeError, TimeReader, TimeUnit};
+use std::time::{Duration, Instant};
 
 /// Rows that `--dry-run` shows.
 const SHOWN_ROWS: usize = 10;
@@ -385,26 +385,100 @@ fn import_id(
 impl Prepared {
     /// Writes everything, and waits for the bars unless told not to.
     fn import(mut self, file: &FileArgs) -> anyhow::Result<Exit> {
+        let known = self.known_rows(file)?;
         let target = Target::connect(&self.declared.instrument, &self.declared.feed, &self.layout.columns)?;
         let now = jiff::Timestamp::now().as_microsecond();
         let mut emission = Emission::new(self.declared.clone(), Timestamp::from_micros(now));
+        let started = Instant::now();
         let progress = rows_sent(self.survey.rows);
         let written = target.write(&mut self.items, &mut emission, self.survey.hash, &progress)?;
         progress.finish_and_clear();
-        let waiting = ProgressBar::new_spinner().with_prefix("waiting");
+        let sent_in = started.elapsed();
+        let mut bars = Vec::new();
         if !file.no_wait {
+            let waiting = ProgressBar::new_spinner();
             target.wait_for_bars(&written, file.timeout, &waiting)?;
+            waiting.finish_and_clear();
+            bars = self.visible_bars()?;
         }
-        waiting.finish_and_clear();
-        let mut report = self.report();
-        report["sent"] = written.rows.into();
         if file.json {
+            let mut report = self.report();
+            report["sent"] = written.rows.into();
+            report["known_before"] = known.into();
+            report["bars"] = if file.no_wait {
+                serde_json::Value::Null
+            } else {
+                bars.into_iter().map(|(interval, count)| (interval, count.into())).collect::<serde_json::Map<_, _>>().into()
+            };
             json(&report)?;
-        } else {
-            line(self.text().trim_end());
-            line(&format!("{} rows sent, {} quarantined", written.rows, written.quarantined));
+            return Ok(Exit::Ok);
         }
+        line(self.text().trim_end());
+        line(&format!(
+            "{} rows read, {} sent in {}, {} quarantined",
+            self.survey.read(),
+            written.rows,
+            spell_roughly(sent_in),
+            written.quarantined
+        ));
+        if let Some(known) = known.filter(|known| *known > 0) {
+            line(&format!("{known} of them were known already: this file was imported before, and every row counts once"));
+        }
+        self.say_bars(file, &bars);
         Ok(Exit::Ok)
+    }
+
+    fn say_bars(&self, file: &FileArgs, bars: &[(String, u64)]) {
+        let instrument = &self.declared.instrument;
+        if let Columns::Candles(candles) = &self.layout.columns
+            && candles.interval != Interval::ONE_MINUTE
+        {
+            line(&format!("bars are folded from 1m candles; these of {} are kept in the view candles", candles.interval));
+        }
+        if file.no_wait {
+            line("the rows are in Kafka; their bars follow. Look at them with");
+        } else {
+            let words: Vec<String> = bars.iter().map(|(interval, count)| format!("{count} of {interval}")).collect();
+            line(&format!(
+                "bars visible of feed {}: {}. Look at them with",
+                self.declared.feed,
+                if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+            ));
+        }
+        line(&format!("  marketflow bars --instrument {instrument} --interval 1m"));
+    }
+
+    /// How many rows of this import ClickHouse holds already; `None` where it is not asked.
+    fn known_rows(&self, file: &FileArgs) -> anyhow::Result<Option<u64>> {
+        if file.no_wait {
+            return Ok(None);
+        }
+        let table = match self.layout.columns {
+            Columns::Trades(_) => "trades_log",
+            Columns::Candles(_) => "candles_log",
+        };
+        let sql = format!(
+            "SELECT toString(uniqExact(import_row)) FROM {table} WHERE instrument = {{instrument:String}} AND feed = {{feed:String}}"
+        );
+        let rows = block_on(texts(&query::clickhouse()?, "look for an earlier import", &sql, &self.parameters()))?;
+        let count = rows.into_iter().flatten().flatten().next().context("a count has one row")?;
+        Ok(Some(count.parse()?))
+    }
+
+    /// Number of bars of this import by interval, shortest first.
+    fn visible_bars(&self) -> anyhow::Result<Vec<(String, u64)>> {
+        let sql = "SELECT toString(interval), toString(count()) FROM bars WHERE instrument = {instrument:String} AND feed = {feed:String} \
+                   GROUP BY interval ORDER BY any(close_time - open_time)";
+        let rows = block_on(texts(&query::clickhouse()?, "count the bars", sql, &self.parameters()))?;
+        let counted = rows.into_iter().map(|row| match <[Option<String>; 2]>::try_from(row) {
+            Ok([Some(interval), Some(count)]) => Ok((interval, count.parse()?)),
+            Ok(_) | Err(_) => bail!("cannot count the bars: a row of another shape"),
+        });
+        counted.collect()
+    }
+
+    fn parameters(&self) -> [(&'static str, String); 2] {
+        [("instrument", self.declared.instrument.to_string()), ("feed", self.declared.feed.to_string())]
     }
 
     /// `--dry-run`: what was understood of the file, with its first rows.
@@ -520,6 +594,11 @@ fn cannot_open(path: &Path) -> String {
 
 fn file_name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+/// To the hundredth of a second.
+fn spell_roughly(duration: Duration) -> String {
+    format!("{:.2} s", duration.as_secs_f64())
 }
 
 /// A duration as people write it.

@@ -38,6 +38,11 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
+    /// Every line that was no header and not blank.
+    pub(crate) fn read(&self) -> u64 {
+        self.rows + self.bad + self.outside
+    }
+
     fn row(&mut self, row: &Row, allowed_micros: i64) {
         self.rows += 1;
         self.earliest = Some(self.earliest.map_or(row.event_time, |t| t.min(row.event_time)));

@@ -4,7 +4,7 @@
 
 use super::layout::{CandleColumns, Columns, Layout, TradeColumns};
 use super::lines::{Line, Lines};
-use super::time::TimeError;
+use crate::commands::time::TimeError;
 use csv::ByteRecord;
 use marketflow_model::{Amount, DecimalError, Interval, Price, Quantity, Side, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -255,8 +255,8 @@ impl<'a> Cells<'a> {
 #[cfg(test)]
 mod tests {
     use super::super::layout::{CandlesFormat, SideColumn, TradesFormat, Wanted};
-    use super::super::time::{TimeReader, TimeUnit};
     use super::*;
+    use crate::commands::time::{TimeReader, TimeUnit};
 
     fn read(layout: &Layout, line: &str) -> Result<Row, String> {
         let line = Line { number: 7, bytes: line.as_bytes(), cut: false };

@@ -1,6 +1,6 @@
 //! Times as files write them: whole or fractional seconds to nanoseconds, and ISO text with or without a zone.
 //!
-//! Next: `row.rs`.
+//! Next: `import/row.rs`.
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -72,6 +72,15 @@ impl TimeReader {
 /// Reads an instant a person typed: RFC 3339, or naive text in `zone`.
 pub(crate) fn instant(text: &str, zone: Option<&TimeZone>) -> Result<Timestamp, TimeError> {
     TimeReader { unit: TimeUnit::Iso, zone: zone.cloned() }.read(text)
+}
+
+/// Reads an instant a person typed; UTC where it has no offset.
+pub(crate) fn utc_instant(text: &str) -> Result<Timestamp, String> {
+    match instant(text, Some(&TimeZone::UTC)) {
+        Ok(instant) => Ok(instant),
+        Err(TimeError::Bad(reason)) => Err(reason),
+        Err(TimeError::NoZone) => Err("the time has no zone".to_owned()),
+    }
 }
 
 fn scaled(text: &str, scale: u32) -> Result<i128, TimeError> {
