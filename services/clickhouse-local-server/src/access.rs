@@ -54,15 +54,44 @@ fn same(known: &str, given: &str) -> bool {
 
 /// Table functions that stay within this server's own tables and numbers.
 const HARMLESS_TABLE_FUNCTIONS: &[&str] = &[
-    "format", "fuzzjson", "generate_series", "generaterandom", "generateseries", "merge", "mergetreeindex", "mergetreeprojection", "null",
-    "numbers", "numbers_mt", "primes", "sqlstandardvalues", "values", "view", "viewexplain", "viewifpermitted", "zeros", "zeros_mt",
+    "format",
+    "fuzzjson",
+    "generate_series",
+    "generaterandom",
+    "generateseries",
+    "merge",
+    "mergetreeindex",
+    "mergetreeprojection",
+    "null",
+    "numbers",
+    "numbers_mt",
+    "primes",
+    "sqlstandardvalues",
+    "values",
+    "view",
+    "viewexplain",
+    "viewifpermitted",
+    "zeros",
+    "zeros_mt",
 ];
 
 /// Ordinary functions that reach out of this server or into its files.
 const REACHING_FUNCTIONS: &[&str] = &[
-    "addresstoline", "addresstolinewithinlines", "addresstosymbol", "aiclassify", "aiembed", "aiextract", "aigenerate", "aitranslate",
-    "catboostevaluate", "file", "hascolumnintable", "naivebayesclassifier", "naivebayesclassifierwithallprobs",
-    "naivebayesclassifierwithprob", "showcertificate",
+    "addresstoline",
+    "addresstolinewithinlines",
+    "addresstosymbol",
+    "aiclassify",
+    "aiembed",
+    "aiextract",
+    "aigenerate",
+    "aitranslate",
+    "catboostevaluate",
+    "file",
+    "hascolumnintable",
+    "naivebayesclassifier",
+    "naivebayesclassifierwithallprobs",
+    "naivebayesclassifierwithprob",
+    "showcertificate",
 ];
 
 /// Refuses what a request by GET may not do: anything that writes.
@@ -89,17 +118,22 @@ pub(crate) fn check_read(
     if class == Class::Unknown {
         return Err(Fault::new(code::READONLY, "this user may only read, and this statement is of no known class"));
     }
-    for line in tree.lines() {
-        if let Some(function) = line.trim_start().strip_prefix("Function ").and_then(|rest| rest.split_whitespace().next()) {
+    for line in tree.lines().map(str::trim_start) {
+        let named = |kind: &str| line.strip_prefix(kind).and_then(|rest| rest.split_whitespace().next());
+        if let Some(function) = named("Function ") {
             check_function(engine, function)?;
+        } else if let Some(name) = named("Identifier ") {
+            check_name(name)?;
         }
     }
-    // `APPLY(f)` does not show its function in the syntax tree, only once resolved. The tree above is free of table functions that
-    // reach out, so resolving it reads nothing but this server's tables.
+    // `APPLY(f)` does not show its function in the syntax tree, but does in the query tree before anything is resolved.
     if tree.contains("Transformer") {
-        let resolved = explain(connection, "QUERY TREE", statement, parameters)?;
-        for rest in resolved.split("function_name: ").skip(1) {
-            check_function(engine, rest.split(|c: char| c == ',' || c.is_whitespace()).next().unwrap_or_default())?;
+        let tree = explain(connection, "QUERY TREE run_passes = 0", statement, parameters)?;
+        for rest in tree.split("function_name: ").skip(1) {
+            check_function(engine, rest.split([',', '\n', ' ']).next().unwrap_or_default())?;
+        }
+        for rest in tree.split("identifier: ").skip(1) {
+            check_name(rest.split([',', '\n', ' ']).next().unwrap_or_default())?;
         }
     }
     Ok(())
@@ -116,7 +150,21 @@ fn check_function(engine: &Engine, function: &str) -> Result<(), Fault> {
     let name = function.to_ascii_lowercase();
     let reaching_table_function = engine.table_functions.contains(&name) && !HARMLESS_TABLE_FUNCTIONS.contains(&name.as_str());
     if reaching_table_function || REACHING_FUNCTIONS.contains(&name.as_str()) {
-        return Err(Fault::new(code::ACCESS_DENIED, format!("Not enough privileges: a read-only user may not call {function}()")));
+        return Err(Fault::new(
+            code::ACCESS_DENIED,
+            format!("Not enough privileges: a read-only user may not call {function}()"),
+        ));
+    }
+    Ok(())
+}
+
+/// A bare name can stand for a function, as in `arrayMap(file, paths)`. A column of such a name is read as `table.file`.
+fn check_name(name: &str) -> Result<(), Fault> {
+    if REACHING_FUNCTIONS.contains(&name.to_ascii_lowercase().as_str()) {
+        let what = format!(
+            "Not enough privileges: a read-only user may not name {name}, which is a function; a column is read as table.{name}"
+        );
+        return Err(Fault::new(code::ACCESS_DENIED, what));
     }
     Ok(())
 }

@@ -163,7 +163,15 @@ impl<R> Lz4Frames<R> {
 
     fn new(inner: R) -> Self {
         let (block_checksums, content_checksum) = (false, false);
-        Self { inner, field: Lz4Field::Start, missing: Self::START, last: [0; 4], block_checksums, content_checksum, ended: false }
+        Self {
+            inner,
+            field: Lz4Field::Start,
+            missing: Self::START,
+            last: [0; 4],
+            block_checksums,
+            content_checksum,
+            ended: false,
+        }
     }
 
     fn follow(&mut self, mut bytes: &[u8]) {

@@ -50,7 +50,10 @@ impl Engine {
     pub(crate) fn open(config: &Config) -> Result<Self, OpenError> {
         let path = library_path(&config.server.library)?;
         let library = Library::open(&path).map_err(|error| {
-            OpenError::Usage(format!("cannot load the ClickHouse engine from {}: {error}; `make setup` fetches it anew", path.display()))
+            OpenError::Usage(format!(
+                "cannot load the ClickHouse engine from {}: {error}; `make setup` fetches it anew",
+                path.display()
+            ))
         })?;
         let folder = data_folder(Path::new(&config.server.data), &library.version())?;
         let lock = lock(&folder)?;
@@ -110,7 +113,8 @@ impl Engine {
 /// The library's `default` database is an overlay in which `SELECT * FROM "/etc/passwd"` reads that file. Re-attach the tables below it
 /// as an ordinary Atomic database, which is what a server has.
 fn drop_overlay(connection: &mut Connection) -> Result<(), Fault> {
-    let answer = connection.query(b"SELECT uuid FROM system.databases WHERE name = 'default' AND engine = 'Overlay'", "TSVRaw", &[])?;
+    let answer =
+        connection.query(b"SELECT uuid FROM system.databases WHERE name = 'default' AND engine = 'Overlay'", "TSVRaw", &[])?;
     let uuid = String::from_utf8_lossy(answer.bytes()).trim().to_owned();
     drop(answer);
     if !uuid.is_empty() {
@@ -146,7 +150,8 @@ fn engine_name(version: &str) -> String {
 }
 
 fn is_engine_name(name: &str) -> bool {
-    name.strip_prefix("chdb-").is_some_and(|rest| rest.split('.').count() == 2 && rest.split('.').all(|part| part.parse::<u32>().is_ok()))
+    name.strip_prefix("chdb-")
+        .is_some_and(|rest| rest.split('.').count() == 2 && rest.split('.').all(|part| part.parse::<u32>().is_ok()))
 }
 
 /// The folder for this engine's data below `data`, or `data` itself when it already is named so.
@@ -206,7 +211,10 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
         }
         Err(TryLockError::Error(error)) => return Err(failed(&error)),
     }
-    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(|error| failed(&error))?;
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(|error| failed(&error))?;
     Ok(file)
 }
 

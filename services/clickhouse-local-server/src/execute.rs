@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::native;
 use crate::output::{Delivery, Output, Part};
 use crate::session::{SessionRequest, Sessions};
-use crate::sql;
+use crate::sql::{self, InsertHead};
 
 /// What the query threads share.
 pub(crate) struct Shared {
@@ -116,11 +116,11 @@ impl Execution<'_> {
     fn run(mut self, mut job: Job, parts: &mpsc::Sender<Part>) -> Result<Ending, Fault> {
         self.prepare(&job)?;
         let limit = self.shared.limits.query_size_bytes;
-        let mut input = open_input(&mut job);
+        let (mut input, in_url) = open_input(&mut job);
         let mut text = Vec::new();
         (&mut input).take(limit as u64).read_to_end(&mut text).map_err(|error| body_fault(&error))?;
 
-        if let Some(head) = sql::insert_head(&text) {
+        if let Some(head) = split_insert(&text, in_url) {
             if job.get || job.user.access == Access::Read {
                 return Err(Fault::new(code::READONLY, "Cannot execute query in readonly mode"));
             }
@@ -145,7 +145,10 @@ impl Execution<'_> {
     fn prepare(&mut self, job: &Job) -> Result<(), Fault> {
         let comment = |name: &str| job.settings.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
         // The key by which this request is killed when its client goes away.
-        let mut assignments = vec![format!("log_comment = {}", sql::quote(format!("{} {} {}", job.query_id, job.key, comment("log_comment")).trim_end()))];
+        let mut assignments = vec![format!(
+            "log_comment = {}",
+            sql::quote(format!("{} {} {}", job.query_id, job.key, comment("log_comment")).trim_end())
+        )];
         let limit = self.shared.limits.query_timeout;
         if !limit.is_zero() && comment("max_execution_time").is_empty() {
             assignments.push(format!("max_execution_time = {}", limit.as_secs_f64()));
@@ -189,7 +192,8 @@ impl Execution<'_> {
         if job.user.access == Access::Read {
             access::check_read(&self.shared.engine, self.connection, class, text, &job.parameters)?;
         }
-        if sql::has_word(text, "OUTFILE") && class == Class::Control || sql::has_word(text, "INFILE") && class != Class::ReadOnly {
+        if sql::has_word(text, "OUTFILE") && class == Class::Control || sql::has_word(text, "INFILE") && class != Class::ReadOnly
+        {
             return Err(Fault::new(code::NOT_IMPLEMENTED, "INTO OUTFILE and FROM INFILE are for the command-line client"));
         }
         let format = sql::output_format(text).or_else(|| job.format.clone()).unwrap_or_else(|| "TabSeparated".to_owned());
@@ -277,8 +281,8 @@ impl Repeats {
         const BINARY_TYPES: &str = "output_format_binary_encode_types_in_binary_format";
         match format.to_ascii_lowercase().as_str() {
             "tabseparated" | "tsv" | "tabseparatedraw" | "tsvraw" | "csv" | "jsoneachrow" | "jsonlines" | "ndjson"
-            | "jsoncompacteachrow" | "jsonstringseachrow" | "native" | "rowbinary" | "rawblob" | "lineasstring"
-            | "null" | "tskv" => Some(Self::Nothing),
+            | "jsoncompacteachrow" | "jsonstringseachrow" | "native" | "rowbinary" | "rawblob" | "lineasstring" | "null"
+            | "tskv" => Some(Self::Nothing),
             "tabseparatedwithnames" | "tsvwithnames" | "csvwithnames" => Some(Self::Lines(1)),
             "tabseparatedwithnamesandtypes" | "tsvwithnamesandtypes" | "csvwithnamesandtypes" => Some(Self::Lines(2)),
             "rowbinarywithnamesandtypes"
@@ -382,7 +386,10 @@ impl Covered {
 }
 
 fn client_gone() -> Fault {
-    Fault { code: 394, message: "Code: 394. DB::Exception: Query was cancelled: the client is gone. (QUERY_WAS_CANCELLED)".to_owned() }
+    Fault {
+        code: 394,
+        message: "Code: 394. DB::Exception: Query was cancelled: the client is gone. (QUERY_WAS_CANCELLED)".to_owned(),
+    }
 }
 
 fn output_fault(error: &io::Error) -> Fault {
@@ -411,8 +418,14 @@ fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(length)
 }
 
-/// The statement's text: the `query` parameter on a line of its own, then the body, decompressed.
-fn open_input(job: &mut Job) -> Box<dyn Read> {
+/// Splits an INSERT from its rows. One that stands in the URL and names no format has all its rows in the body.
+fn split_insert(text: &[u8], in_url: usize) -> Option<InsertHead> {
+    let of_url = sql::insert_head(&text[..in_url.min(text.len())]).filter(|head| head.format.is_none());
+    of_url.map(|head| InsertHead { rows_at: in_url, ..head }).or_else(|| sql::insert_head(text))
+}
+
+/// The statement's text, and how much of it stood in the URL: the `query` parameter on a line of its own, then the body, decompressed.
+fn open_input(job: &mut Job) -> (Box<dyn Read>, usize) {
     let mut query = std::mem::take(&mut job.query).into_bytes();
     if !query.is_empty() && !query.ends_with(b"\n") {
         query.push(b'\n');
@@ -424,7 +437,8 @@ fn open_input(job: &mut Job) -> Box<dyn Read> {
     if job.body_blocks {
         body = Box::new(BlockReader::new(body));
     }
-    Box::new(io::Cursor::new(query).chain(body))
+    let in_url = query.len();
+    (Box::new(io::Cursor::new(query).chain(body)), in_url)
 }
 
 /// Starts a decoder at the first byte of the body, so that an empty body needs none.

@@ -81,8 +81,8 @@ impl Fault {
             // unknown user, wrong password, access denied, role not granted, authentication failed
             192 | 193 | 497 | 512 | 516 => StatusCode::FORBIDDEN,
             // bad arguments, texts that do not parse, syntax, wrong types and values, odd syntax trees
-            6 | 8 | 15 | 25 | 26 | 27 | 36 | 37 | 38 | 41 | 44 | 53 | 62 | 72 | 117 | 123 | 167 | 168 | 223 | 321 | 376 | 427 | 441 | 675
-            | 676 => StatusCode::BAD_REQUEST,
+            6 | 8 | 15 | 25 | 26 | 27 | 36 | 37 | 38 | 41 | 44 | 53 | 62 | 72 | 117 | 123 | 167 | 168 | 223 | 321 | 376 | 427
+            | 441 | 675 | 676 => StatusCode::BAD_REQUEST,
             // unknown: table, function, identifier, type, storage, database, setting, sorting, aggregate, format, engine, kind, role
             46 | 47 | 50 | 56 | 60 | 63 | 73 | 78 | 81 | 115 | 152 | 336 | 511 => StatusCode::NOT_FOUND,
             159 => StatusCode::REQUEST_TIMEOUT,

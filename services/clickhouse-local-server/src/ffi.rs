@@ -5,7 +5,10 @@
 //! and inserts nothing of its last block.
 //!
 //! Next: `engine.rs`.
-#![expect(unsafe_code, reason = "libchdb is a C library loaded at run time; its calls and its pointers are confined to this file")]
+#![expect(
+    unsafe_code,
+    reason = "libchdb is a C library loaded at run time; its calls and its pointers are confined to this file"
+)]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
@@ -356,7 +359,9 @@ impl Insert<'_> {
     /// Hands bytes to the engine, which copies them; blocks while the engine is behind. `false`: it failed, and `finish` says why.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> bool {
         // SAFETY: the stream is alive and the bytes are valid for their length.
-        unsafe { (self.connection.library.symbols.chdb_stream_append)(self.raw.as_ptr(), bytes.as_ptr().cast(), bytes.len()) == 0 }
+        unsafe {
+            (self.connection.library.symbols.chdb_stream_append)(self.raw.as_ptr(), bytes.as_ptr().cast(), bytes.len()) == 0
+        }
     }
 
     /// Ends the rows and waits until they are in the table.
@@ -404,5 +409,7 @@ fn c_string(text: &str) -> Result<CString, Fault> {
 
 fn text(pointer: *const c_char) -> Option<String> {
     // SAFETY: the library's texts end in NUL; null means none.
-    (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()).filter(|text| !text.is_empty())
+    (!pointer.is_null())
+        .then(|| unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
+        .filter(|text| !text.is_empty())
 }

@@ -59,7 +59,8 @@ async fn ok() -> &'static str {
 }
 
 async fn unknown_path(request: Request) -> Response {
-    let text = format!("There is no handle {}\n\nUse / or /ping for health checks, and POST a query to /.\n", request.uri().path());
+    let text =
+        format!("There is no handle {}\n\nUse / or /ping for health checks, and POST a query to /.\n", request.uri().path());
     (StatusCode::NOT_FOUND, text).into_response()
 }
 
@@ -218,7 +219,9 @@ async fn forward_body(body: Body, pieces: mpsc::Sender<io::Result<Option<Bytes>>
             Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
             Ok(Some(Err(error))) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, error)),
             Ok(None) => Ok(None),
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing came for {silence:?} (limits.receive_timeout)"))),
+            Err(_) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing came for {silence:?} (limits.receive_timeout)")))
+            }
         };
         let length = match &piece {
             Ok(Some(bytes)) => bytes.len(),
@@ -284,12 +287,20 @@ fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
 
 fn content_type(format: &str) -> &'static str {
     match format.to_ascii_lowercase().as_str() {
-        "json" | "jsoncompact" | "jsonstrings" | "jsoncompactstrings" | "jsoncolumns" | "jsoncompactcolumns" | "jsoncolumnswithmetadata"
+        "json"
+        | "jsoncompact"
+        | "jsonstrings"
+        | "jsoncompactstrings"
+        | "jsoncolumns"
+        | "jsoncompactcolumns"
+        | "jsoncolumnswithmetadata"
         | "jsonobjecteachrow" => "application/json; charset=UTF-8",
         name if name.starts_with("json") || name == "ndjson" => "application/x-ndjson; charset=UTF-8",
         name if name.starts_with("csv") => "text/csv; charset=UTF-8; header=absent",
         name if name.starts_with("tabseparated") || name.starts_with("tsv") => "text/tab-separated-values; charset=UTF-8",
-        name if name.starts_with("pretty") || name == "vertical" || name == "values" || name == "markdown" => "text/plain; charset=UTF-8",
+        name if name.starts_with("pretty") || name == "vertical" || name == "values" || name == "markdown" => {
+            "text/plain; charset=UTF-8"
+        }
         "xml" => "application/xml; charset=UTF-8",
         _ => "application/octet-stream",
     }
@@ -409,4 +420,3 @@ fn credentials(headers: &HeaderMap) -> Result<Credentials, Fault> {
     let (user, password) = decoded.split_once(':').ok_or_else(refused)?;
     Ok(Credentials { user: Some(user.to_owned()), password: Some(password.to_owned()) })
 }
-

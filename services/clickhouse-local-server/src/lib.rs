@@ -89,7 +89,12 @@ pub async fn serve(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
 }
 
 /// Running queries get their time, then they are cancelled; then the data folder is closed.
-async fn drain(shared: &Arc<execute::Shared>, places: &Semaphore, limits: &Limits, server: tokio::task::JoinHandle<std::io::Result<()>>) {
+async fn drain(
+    shared: &Arc<execute::Shared>,
+    places: &Semaphore,
+    limits: &Limits,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+) {
     let all = u32::try_from(limits.concurrent_queries).unwrap_or(u32::MAX);
     let over = async {
         if let Err(error) = server.await {

@@ -26,7 +26,12 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new(registry: &marketflow_runtime::Metrics) -> Self {
         Self {
-            duration: registry.histogram_vec(QUERY_DURATION, "time from a request's start to its last byte", BUCKETS, &["outcome"]),
+            duration: registry.histogram_vec(
+                QUERY_DURATION,
+                "time from a request's start to its last byte",
+                BUCKETS,
+                &["outcome"],
+            ),
             faults: registry.counter_vec(FAULTS, "queries that failed, by ClickHouse's error code", &["code"]),
             rows_written: registry.counter(ROWS_WRITTEN, "rows acknowledged to inserting clients"),
             running: registry.gauge(RUNNING, "queries running now"),

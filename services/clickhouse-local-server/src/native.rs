@@ -69,7 +69,8 @@ impl<'a> Reader<'a> {
 
     fn text(&mut self) -> Result<&'a str, Fault> {
         let length = self.varint()?;
-        std::str::from_utf8(self.skip(length)?).map_err(|_| Fault::internal("a name in a Native block of the engine is not UTF-8"))
+        std::str::from_utf8(self.skip(length)?)
+            .map_err(|_| Fault::internal("a name in a Native block of the engine is not UTF-8"))
     }
 
     fn fixed(&mut self, rows: usize, width: usize) -> Result<(), Fault> {
@@ -83,7 +84,9 @@ impl<'a> Reader<'a> {
         match name {
             "UInt8" | "Int8" | "Bool" | "Enum8" | "Nothing" => self.fixed(rows, 1),
             "UInt16" | "Int16" | "Date" | "Enum16" | "BFloat16" => self.fixed(rows, 2),
-            "UInt32" | "Int32" | "Float32" | "Date32" | "DateTime" | "DateTime32" | "IPv4" | "Time" | "Decimal32" => self.fixed(rows, 4),
+            "UInt32" | "Int32" | "Float32" | "Date32" | "DateTime" | "DateTime32" | "IPv4" | "Time" | "Decimal32" => {
+                self.fixed(rows, 4)
+            }
             "UInt64" | "Int64" | "Float64" | "DateTime64" | "Time64" | "Decimal64" => self.fixed(rows, 8),
             "UInt128" | "Int128" | "UUID" | "IPv6" | "Decimal128" => self.fixed(rows, 16),
             "UInt256" | "Int256" | "Decimal256" => self.fixed(rows, 32),

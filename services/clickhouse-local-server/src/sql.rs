@@ -254,7 +254,10 @@ mod tests {
     fn an_insert_is_split_where_its_rows_begin() {
         check("INSERT INTO t FORMAT RowBinary\nabc", Some(("INSERT INTO t", Some("RowBinary"), "abc")));
         check("insert into d.t (a, `b)`) format CSV \r\n1,2\n", Some(("insert into d.t (a, `b)`)", Some("CSV"), "1,2\n")));
-        check("INSERT INTO t (a) SETTINGS x = 'FORMAT' VALUES (1), (2)", Some(("INSERT INTO t (a) SETTINGS x = 'FORMAT'", Some("Values"), " (1), (2)")));
+        check(
+            "INSERT INTO t (a) SETTINGS x = 'FORMAT' VALUES (1), (2)",
+            Some(("INSERT INTO t (a) SETTINGS x = 'FORMAT'", Some("Values"), " (1), (2)")),
+        );
         check("INSERT INTO t FORMAT TSV;\n1\n", Some(("INSERT INTO t", Some("TSV"), "1\n")));
         check("INSERT INTO TABLE t(a, b)", Some(("INSERT INTO TABLE t(a, b)", None, "")));
         check("/* x */ INSERT t -- FORMAT CSV\n FORMAT JSONEachRow {}", Some(("INSERT t", Some("JSONEachRow"), "{}")));
@@ -266,7 +269,9 @@ mod tests {
 
     #[test]
     fn statements_without_rows_are_left_whole() {
-        for sql in ["SELECT 1", "INSERT INTO t SELECT 1", "INSERT INTO t (a) WITH 1 AS x SELECT x", "INSERT INTO t (SELECT 1)", ""] {
+        for sql in
+            ["SELECT 1", "INSERT INTO t SELECT 1", "INSERT INTO t (a) WITH 1 AS x SELECT x", "INSERT INTO t (SELECT 1)", ""]
+        {
             check(sql, None);
         }
     }

@@ -184,9 +184,15 @@ async fn health_and_queries_answer_as_clickhouse_does() {
     assert_eq!(send(server.post(&[("query", "SELECT")], "2")).await.text(), "2\n");
     assert_eq!(server.sql("SELECT 1 AS a FORMAT JSONEachRow").await, "{\"a\":1}\n");
     assert_eq!(send(server.post(&[("default_format", "CSVWithNames")], "SELECT 'x' AS a")).await.text(), "\"a\"\n\"x\"\n");
-    assert_eq!(send(server.post(&[], "SELECT 'x' AS a").header("X-ClickHouse-Format", "JSONEachRow")).await.text(), "{\"a\":\"x\"}\n");
+    assert_eq!(
+        send(server.post(&[], "SELECT 'x' AS a").header("X-ClickHouse-Format", "JSONEachRow")).await.text(),
+        "{\"a\":\"x\"}\n"
+    );
     assert_eq!(send(server.post(&[("database", "system")], "SELECT currentDatabase()")).await.text(), "system\n");
-    assert_eq!(send(server.post(&[], "SELECT currentDatabase()").header("X-ClickHouse-Database", "system")).await.text(), "system\n");
+    assert_eq!(
+        send(server.post(&[], "SELECT currentDatabase()").header("X-ClickHouse-Database", "system")).await.text(),
+        "system\n"
+    );
     assert_eq!(send(server.post(&[("max_threads", "3")], "SELECT getSetting('max_threads')")).await.text(), "3\n");
     assert_eq!(server.sql("SELECT engine FROM system.databases WHERE name = 'default'").await, "Atomic\n");
 }
@@ -195,7 +201,8 @@ async fn health_and_queries_answer_as_clickhouse_does() {
 async fn parameters_are_bound_and_not_pasted() {
     let (_data, server) = fresh();
     let evil = "x' OR 1 = 1 --";
-    let reply = send(server.post(&[("param_s", evil), ("param_n", "42")], "SELECT {s:String} AS s, {n:UInt8} + 1 FORMAT TSVRaw")).await;
+    let reply =
+        send(server.post(&[("param_s", evil), ("param_n", "42")], "SELECT {s:String} AS s, {n:UInt8} + 1 FORMAT TSVRaw")).await;
     assert_eq!(reply.text(), format!("{evil}\t43\n"));
     assert_eq!(send(server.post(&[("param_a", "[1,2,3]")], "SELECT arraySum({a:Array(UInt8)})")).await.text(), "6\n");
     assert_eq!(send(server.post(&[("param_t", "one")], "SELECT count() FROM system.{t:Identifier}")).await.text(), "1\n");
@@ -229,8 +236,10 @@ async fn errors_have_the_codes_and_statuses_of_clickhouse() {
     let get = send(http().get(&server.url).query(&[("query", "INSERT INTO t VALUES (1)")])).await;
     assert_eq!(get.code(), "164");
     // The codes we raise ourselves have the engine's names.
-    assert_eq!(server.sql("SELECT errorCodeToName(516), errorCodeToName(373), errorCodeToName(202), errorCodeToName(209)").await,
-        "AUTHENTICATION_FAILED\tSESSION_IS_LOCKED\tTOO_MANY_SIMULTANEOUS_QUERIES\tSOCKET_TIMEOUT\n");
+    assert_eq!(
+        server.sql("SELECT errorCodeToName(516), errorCodeToName(373), errorCodeToName(202), errorCodeToName(209)").await,
+        "AUTHENTICATION_FAILED\tSESSION_IS_LOCKED\tTOO_MANY_SIMULTANEOUS_QUERIES\tSOCKET_TIMEOUT\n"
+    );
 }
 
 #[tokio::test]
@@ -255,14 +264,19 @@ async fn every_format_is_inserted_as_a_stream() {
     assert_eq!(server.count("t").await, 12);
     // Statement and rows in one body; no format named; none in the query but one in the header; no rows at all.
     server.sql("INSERT INTO t VALUES (7, 'v'), (8, concat('a', 'b'))").await;
-    assert_eq!(insert("INSERT INTO t", b"(9, 'w')".to_vec()).await, "1");
-    assert_eq!(send(server.post(&[("query", "INSERT INTO t")], "{\"a\":10}").header("X-ClickHouse-Format", "JSONEachRow")).await.status, 200);
+    assert_eq!(insert("INSERT INTO t VALUES", b"(9, 'w')".to_vec()).await, "1");
+    assert_eq!(
+        send(server.post(&[("query", "INSERT INTO t")], "{\"a\":10}").header("X-ClickHouse-Format", "JSONEachRow")).await.status,
+        200
+    );
     assert_eq!(insert("INSERT INTO t FORMAT RowBinary", Vec::new()).await, "0");
     server.sql("INSERT INTO t SELECT number, 'n' FROM numbers(5)").await;
     assert_eq!(server.count("t").await, 21);
     assert_eq!(server.sql("SELECT count() FROM t WHERE s = '\\n\\n;'").await, "4\n");
 
-    let wrong = send(server.post(&[("query", "INSERT INTO t FORMAT RowBinaryWithNamesAndTypes")], b"\x01\x01a\x06String\x01x".to_vec())).await;
+    let wrong =
+        send(server.post(&[("query", "INSERT INTO t FORMAT RowBinaryWithNamesAndTypes")], b"\x01\x01a\x06String\x01x".to_vec()))
+            .await;
     assert_ne!(wrong.status, StatusCode::OK, "a header of other types is refused");
     let csv = send(server.post(&[("query", "INSERT INTO t FORMAT CSV")], "x,y\n")).await;
     assert_eq!(csv.status, StatusCode::BAD_REQUEST, "{}", csv.text());
@@ -312,11 +326,14 @@ async fn the_clickhouse_crate_inserts_and_reads_with_and_without_lz4() {
     for (table, compression) in [("plain", Compression::None), ("packed", Compression::Lz4)] {
         let client = Client::default().with_url(&server.url).with_compression(compression).with_validation(true);
         client
-            .query(&format!("CREATE TABLE {table} (id UInt64, price Int64, name String, note Nullable(String)) ENGINE = MergeTree ORDER BY id"))
+            .query(&format!(
+                "CREATE TABLE {table} (id UInt64, price Int64, name String, note Nullable(String)) ENGINE = MergeTree ORDER BY id"
+            ))
             .execute()
             .await
             .unwrap();
-        let record = |id: u64| Record { id, price: -(id as i64), name: format!("n{id}\n\n"), note: (id % 2 == 0).then(|| "x".to_owned()) };
+        let record =
+            |id: u64| Record { id, price: -(id as i64), name: format!("n{id}\n\n"), note: (id % 2 == 0).then(|| "x".to_owned()) };
         let mut insert = client.insert::<Record>(table).await.unwrap();
         for id in 0..200_000 {
             insert.write(&record(id)).await.unwrap();
@@ -330,7 +347,7 @@ async fn the_clickhouse_crate_inserts_and_reads_with_and_without_lz4() {
             seen += 1;
         }
         assert_eq!(seen, 200_000);
-        let bound: u64 = client.query("SELECT ? + 1").bind(41_u64).fetch_one().await.unwrap();
+        let bound: u64 = client.query("SELECT toUInt64(?) + 1").bind(41_u64).fetch_one().await.unwrap();
         assert_eq!(bound, 42);
         let error = client.query("SELECT * FROM missing").fetch_all::<Record>().await.unwrap_err().to_string();
         assert!(error.contains("Code: 60"), "{error}");
@@ -362,7 +379,9 @@ async fn a_repeated_token_inserts_once_also_after_restart_and_kill() {
         .sql("CREATE TABLE t (a UInt64) ENGINE = MergeTree ORDER BY a SETTINGS non_replicated_deduplication_window = 1000")
         .await;
     let insert = async |server: &Server, token: &str, value: &str| {
-        let reply = send(server.post(&[("query", "INSERT INTO t FORMAT CSV"), ("insert_deduplication_token", token)], value.to_owned())).await;
+        let reply =
+            send(server.post(&[("query", "INSERT INTO t FORMAT CSV"), ("insert_deduplication_token", token)], value.to_owned()))
+                .await;
         assert_eq!(reply.status, StatusCode::OK, "{}", reply.text());
     };
     for token in 0..20 {
@@ -443,7 +462,10 @@ async fn a_read_only_user_reads_tables_and_nothing_else() {
         assert_eq!((reply.code(), reply.status), ("516", StatusCode::FORBIDDEN), "{user}");
     }
     assert_eq!(send(http().post(&server.url).basic_auth("reader", Some("secret")).body("SELECT 1")).await.text(), "1\n");
-    assert_eq!(send(http().get(&server.url).query(&[("user", "reader"), ("password", "secret"), ("query", "SELECT 2")])).await.text(), "2\n");
+    assert_eq!(
+        send(http().get(&server.url).query(&[("user", "reader"), ("password", "secret"), ("query", "SELECT 2")])).await.text(),
+        "2\n"
+    );
 
     // What a reader may.
     let read = async |sql: &str| send(as_user("reader", "secret", sql)).await;
@@ -481,6 +503,9 @@ async fn a_read_only_user_reads_tables_and_nothing_else() {
         "SELECT COLUMNS('a') APPLY(x -> file(x)) FROM (SELECT '/etc/hostname' AS a)",
         "SELECT arrayMap(x -> file(x), ['/etc/hostname'])",
         "SELECT arrayMap(file, ['/etc/hostname'])",
+        "EXPLAIN QUERY TREE SELECT arrayMap(file, ['/etc/hostname'])",
+        "WITH file AS f SELECT arrayMap(f, ['/etc/hostname'])",
+        "SELECT COLUMNS('a') APPLY(x -> arrayMap(file, [x])) FROM (SELECT '/etc/hostname' AS a)",
         "DESCRIBE TABLE url('http://127.0.0.1:1/', CSV)",
         "SELECT * FROM (SELECT * FROM url('http://127.0.0.1:1/', CSV, 'a String'))",
         "SELECT (SELECT count() FROM url('http://127.0.0.1:1/', CSV, 'a String'))",
@@ -508,6 +533,8 @@ async fn a_read_only_user_reads_tables_and_nothing_else() {
     assert_eq!(send(lifted).await.code(), "164", "the URL does not lift it either");
     let reading = http().post(&server.url).query(&[("param_f", "/etc/hostname")]).basic_auth("reader", Some("secret"));
     assert_eq!(send(reading.body("SELECT * FROM file({f:String}, LineAsString)")).await.code(), "497");
+    let naming = http().post(&server.url).query(&[("param_f", "file")]).basic_auth("reader", Some("secret"));
+    assert_eq!(send(naming.body("SELECT arrayMap({f:Identifier}, ['/etc/hostname'])")).await.code(), "497");
     assert_eq!(root("SELECT count() FROM t").await.text(), "1\n");
 }
 
@@ -532,12 +559,19 @@ async fn requests_and_responses_are_compressed_each_way() {
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
     };
-    let bodies = [("gzip", gzip(&csv)), ("deflate", deflate(&csv)), ("zstd", zstd::encode_all(Cursor::new(&csv), 1).unwrap()), ("lz4", lz4(&csv))];
+    let bodies = [
+        ("gzip", gzip(&csv)),
+        ("deflate", deflate(&csv)),
+        ("zstd", zstd::encode_all(Cursor::new(&csv), 1).unwrap()),
+        ("lz4", lz4(&csv)),
+    ];
     for (coding, body) in bodies {
         let insert = server.post(&[("query", "INSERT INTO t FORMAT CSV")], body.clone()).header("Content-Encoding", coding);
         let reply = send(insert).await;
         assert_eq!(reply.status, StatusCode::OK, "{coding}: {}", reply.text());
-        let torn = server.post(&[("query", "INSERT INTO t FORMAT CSV")], body[..body.len() - 9].to_vec()).header("Content-Encoding", coding);
+        let torn = server
+            .post(&[("query", "INSERT INTO t FORMAT CSV")], body[..body.len() - 9].to_vec())
+            .header("Content-Encoding", coding);
         assert_ne!(send(torn).await.status, StatusCode::OK, "torn {coding}");
         let text = send(server.post(&[], "SELECT a FROM t ORDER BY a LIMIT 50000").header("Accept-Encoding", coding)).await;
         assert_eq!(text.header("content-encoding"), coding);
@@ -555,7 +589,10 @@ async fn requests_and_responses_are_compressed_each_way() {
     let blocks = send(server.post(&[("compress", "1")], "SELECT a FROM t FORMAT RowBinary")).await;
     assert_eq!(blocks.header("content-encoding"), "");
     assert_ne!(blocks.body.len(), 300_000 * 8);
-    assert_eq!(send(server.post(&[("decompress", "1"), ("query", "INSERT INTO t FORMAT RowBinary")], blocks.body.clone())).await.status, 200);
+    assert_eq!(
+        send(server.post(&[("decompress", "1"), ("query", "INSERT INTO t FORMAT RowBinary")], blocks.body.clone())).await.status,
+        200
+    );
     assert_eq!(server.count("t").await, 600_000);
     let mut damaged = blocks.body;
     damaged[40] ^= 1;
@@ -581,9 +618,11 @@ async fn results_are_streamed_or_held_as_asked() {
     for (format, extra) in [("TSVWithNames", 1), ("TSVWithNamesAndTypes", 2), ("CSVWithNames", 1), ("JSONEachRow", 0)] {
         assert_eq!(server.sql(&format!("{rows} FORMAT {format}")).await.lines().count(), 3_000_000 + extra, "{format}");
     }
-    let json: serde_json::Value = serde_json::from_str(&server.sql("SELECT number AS n FROM numbers(200000) FORMAT JSON").await).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&server.sql("SELECT number AS n FROM numbers(200000) FORMAT JSON").await).unwrap();
     assert_eq!((json["rows"].as_u64(), json["data"].as_array().unwrap().len()), (Some(200_000), 200_000));
-    let totals = server.sql("SELECT number % 2 AS a, count() FROM numbers(10) GROUP BY a WITH TOTALS ORDER BY a FORMAT JSON").await;
+    let totals =
+        server.sql("SELECT number % 2 AS a, count() FROM numbers(10) GROUP BY a WITH TOTALS ORDER BY a FORMAT JSON").await;
     assert_eq!(serde_json::from_str::<serde_json::Value>(&totals).unwrap()["totals"]["count()"], 10);
 
     let failing = "SELECT throwIf(number = 2900000), number FROM numbers(3000000)";
@@ -609,8 +648,16 @@ async fn sessions_keep_tables_and_settings_but_not_those_of_one_request() {
     assert_eq!(in_session("CREATE TEMPORARY TABLE temporary (a UInt8)", &[]).await.status, 200);
     assert_eq!(in_session("INSERT INTO temporary VALUES (1)", &[]).await.status, 200);
     assert_eq!(in_session("SET max_threads = 5", &[]).await.status, 200);
-    assert_eq!(in_session("SELECT getSetting('max_threads'), currentDatabase()", &[("max_threads", "7"), ("database", "system")]).await.text(), "7\tsystem\n");
-    assert_eq!(in_session("SELECT count(), getSetting('max_threads'), currentDatabase() FROM temporary", &[]).await.text(), "1\t5\tdefault\n");
+    assert_eq!(
+        in_session("SELECT getSetting('max_threads'), currentDatabase()", &[("max_threads", "7"), ("database", "system")])
+            .await
+            .text(),
+        "7\tsystem\n"
+    );
+    assert_eq!(
+        in_session("SELECT count(), getSetting('max_threads'), currentDatabase() FROM temporary", &[]).await.text(),
+        "1\t5\tdefault\n"
+    );
     assert_eq!(server.ask("SELECT * FROM temporary").await.code(), "60", "other requests do not see it");
     assert_eq!(send(server.post(&[("session_id", "none"), ("session_check", "1")], "SELECT 1")).await.code(), "372");
     let slow = server.post(&[("session_id", "s1")], "SELECT sleep(1)").send();
