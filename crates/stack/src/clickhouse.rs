@@ -71,7 +71,6 @@ impl ClickHouseEngine {
         });
         match other {
             Some(entry) => Err(Error::WrongEngine {
-                home: home.to_owned(),
                 found: entry.file_name().to_string_lossy().into_owned(),
                 offered: self.name(),
                 folder: entry.path(),

@@ -23,10 +23,12 @@
 
 mod clickhouse;
 mod config;
+pub mod diagnosis;
 
 mod disk;
 mod error;
 mod kafka;
+mod language;
 pub mod logs;
 mod os;
 mod part;
@@ -43,7 +45,8 @@ pub use config::{
     DiskFile, INFRASTRUCTURE, Mode, SERVICES, StackConfig, StackFile, home_folder, parse_bytes, programs_folder, tools_folder,
 };
 pub use disk::{DiskUse, free_bytes, used_bytes};
-pub use error::Error;
+pub use error::{Error, Kind, size};
+pub use language::Language;
 pub use os::spawn_detached;
 pub use part::{PartSpec, PartStatus, State, java};
 pub use ports::{PortUse, Ports, is_free, owner};

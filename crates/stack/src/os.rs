@@ -29,6 +29,8 @@ pub(crate) enum Signal {
     Stop,
     /// Go on.
     Continue,
+    /// To our supervisor: start again what is down.
+    HangUp,
 }
 
 /// Sends `signal` to the process `pid`; a process that is gone is not an error.
@@ -38,6 +40,7 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
         Signal::Kill => libc::SIGKILL,
         Signal::Stop => libc::SIGSTOP,
         Signal::Continue => libc::SIGCONT,
+        Signal::HangUp => libc::SIGHUP,
     };
     let Ok(pid) = libc::pid_t::try_from(pid) else { return };
     if pid > 1 {

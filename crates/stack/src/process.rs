@@ -59,6 +59,13 @@ impl ProcessIdentity {
         }
     }
 
+    /// Sends SIGHUP, upon which a supervisor starts again what is down.
+    pub fn hang_up(&self) {
+        if self.alive() {
+            os::signal(self.pid, Signal::HangUp);
+        }
+    }
+
     pub(crate) fn write(&self, run: &Path, name: &str) -> std::io::Result<()> {
         write_atomically(&file(run, name), &serde_json::to_vec(self)?)
     }

@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use crate::config::{INFRASTRUCTURE, StackConfig};
 use crate::disk::DiskUse;
 use crate::error::{Doing, Error};
+use crate::language::Language;
 use crate::os::Signal;
 use crate::part::{PartSpec, PartStatus, State};
 use crate::process::{ProcessIdentity, write_atomically};
@@ -71,6 +72,8 @@ pub enum StackPhase {
 /// What a supervisor writes to `run/state.json` at every change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
+    /// Process number of the supervisor that wrote it.
+    pub supervisor_pid: u32,
     /// How far it is.
     pub phase: StackPhase,
     /// Why it failed, or what it does.
@@ -124,8 +127,7 @@ impl Stack {
         match stack.start_infrastructure().await {
             Ok(()) => Ok(stack),
             Err(error) => {
-                stack.fail(&error.to_string());
-                stack.stop_parts().await;
+                stack.abandon(&error.words(Language::of_user())).await;
                 Err(error)
             }
         }
@@ -178,10 +180,10 @@ impl Stack {
         self.phase.send_replace((StackPhase::Ready, String::new()));
     }
 
-    /// Says that the start failed and why; stop the stack afterwards.
-    pub fn fail(&self, why: &str) {
+    /// Ends everything because the start failed, and leaves word why.
+    pub async fn abandon(self, why: &str) {
         self.phase.send_replace((StackPhase::Failed, why.to_owned()));
-        self.write_state();
+        self.stop_parts().await;
     }
 
     /// Where the parts answer.
@@ -200,6 +202,18 @@ impl Stack {
     #[must_use]
     pub fn status(&self) -> Vec<PartStatus> {
         statuses(&self.parts)
+    }
+
+    /// Starts again what gave up or was stopped; what runs stays as it is.
+    ///
+    /// # Errors
+    /// When a part does not start.
+    pub async fn start_missing(&self) -> Result<(), Error> {
+        let parts = lock_parts(&self.parts).clone();
+        for part in parts {
+            part.start().await?;
+        }
+        Ok(())
     }
 
     /// SIGKILL, and the part stays down until [`Stack::restart`]: an outage.
@@ -306,11 +320,10 @@ impl Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         self.watcher.abort();
-        for part in lock_parts(&self.parts).iter().rev() {
-            part.kill_now();
-        }
         let run = self.config.run();
-        for part in statuses(&self.parts) {
+        // taken out, so that no handle is left and the keepers end too
+        for part in lock_parts(&self.parts).drain(..).rev() {
+            part.kill_now();
             ProcessIdentity::forget(&run, &part.name);
         }
         ProcessIdentity::forget(&run, SUPERVISOR);
@@ -432,8 +445,14 @@ async fn stop_producers(parts: &Parts, disk: &DiskUse) {
 }
 
 fn write_state(config: &StackConfig, parts: &Parts, phase: &(StackPhase, String), disk: DiskUse) {
-    let snapshot =
-        Snapshot { phase: phase.0, note: phase.1.clone(), addresses: Addresses::of(config), parts: statuses(parts), disk };
+    let snapshot = Snapshot {
+        supervisor_pid: std::process::id(),
+        phase: phase.0,
+        note: phase.1.clone(),
+        addresses: Addresses::of(config),
+        parts: statuses(parts),
+        disk,
+    };
     let written = serde_json::to_vec_pretty(&snapshot)
         .map_err(std::io::Error::from)
         .and_then(|json| write_atomically(&config.run().join("state.json"), &json));

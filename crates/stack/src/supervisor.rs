@@ -177,11 +177,7 @@ impl Keeper {
             failures = if lasted { 1 } else { failures + 1 };
             // somebody waits for the first start: tell at once what is wrong instead of trying for minutes
             if !waiting.is_empty() || hopeless || failures >= ATTEMPTS {
-                self.set(
-                    State::GaveUp,
-                    None,
-                    &format!("{why}; gave up after {failures} attempts, see the log, then `marketflow up`"),
-                );
+                self.set(State::GaveUp, None, &format!("{why}; gave up after {failures} attempts"));
                 let tail = logs::tail(&self.log, log_start, 12);
                 answer_all(
                     &mut waiting,

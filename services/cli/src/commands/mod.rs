@@ -1,0 +1,57 @@
+//! What a person types, one module a verb.
+//!
+//! A verb is a module with `pub struct Args` (its arguments; the doc comment is its help) and `pub fn run(Args) -> anyhow::Result<Exit>`,
+//! plus its two lines here.
+
+pub mod bars;
+pub mod completion;
+mod connection;
+pub mod doctor;
+pub mod down;
+pub mod explain;
+pub mod import;
+pub mod logs;
+mod query;
+pub mod sql;
+pub mod status;
+pub mod tail;
+mod time;
+pub mod up;
+
+macro_rules! commands {
+    ($($variant:ident($module:ident),)+) => {
+        /// The verbs.
+        #[derive(clap::Subcommand, Debug)]
+        #[expect(missing_docs, clippy::large_enum_variant, reason = "each verb's text stands at its arguments; there is one value")]
+        pub enum Command {
+            $($variant($module::Args),)+
+        }
+
+        impl Command {
+            /// Runs the verb.
+            ///
+            /// # Errors
+            /// What the verb could not do, with its exit code.
+            pub fn run(self) -> anyhow::Result<marketflow_runtime::Exit> {
+                match self {
+                    $(Self::$variant(args) => $module::run(args),)+
+                }
+            }
+        }
+    };
+}
+
+// in the order of --help
+commands! {
+    Up(up),
+    Down(down),
+    Status(status),
+    Logs(logs),
+    Doctor(doctor),
+    Import(import),
+    Bars(bars),
+    Explain(explain),
+    Tail(tail),
+    Sql(sql),
+    Completion(completion),
+}
