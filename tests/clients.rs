@@ -58,6 +58,43 @@ async fn confluents_python_client_and_the_examples_read_our_topics() {
     stack.stop().await;
 }
 
+/// The notebook on a real ClickHouse, through clickhouse-connect and pandas.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_notebook_runs_from_its_first_cell_to_its_last() {
+    let stack = TestStack::start().await.unwrap();
+    let columns = "instrument, interval, open_time, close_time, open, high, low, close, volume, turnover, vwap, trade_count, \
+        buy_volume, sell_volume, revision, quality, feed, source";
+    let minutes = (0..30).map(|minute| {
+        format!(
+            "('SIM:A0001', '1m', '2013-11-25 00:{minute:02}:00', '2013-11-25 00:{:02}:00', \
+             821.45, 823, 819.9, 822.1, 12.75000001, 10471.23456789, 821.2732988, 38, 8.25, 4.50000001, 1, 'backfilled', 'sim', 'trades')",
+            minute + 1
+        )
+    });
+    let rows = minutes.collect::<Vec<_>>().join(", ");
+    let insert = format!("INSERT INTO bars_log ({columns}) VALUES {rows}");
+    stack.clickhouse().execute("insert bars", &insert).await.unwrap();
+    let instruments = RandomWalk::instruments(2);
+    let walk = RandomWalk::new(3, Feed::new("sim"), &instruments, Timestamp::from_seconds(1_700_000_000), 100);
+    stack.send_trades(walk.take(1200).collect()).await.unwrap();
+    let end = Control::new(ControlKind::End, Feed::new("sim"), Timestamp::from_seconds(1_700_000_100));
+    stack.send_control(&end).await.unwrap();
+
+    let mut notebook = python(&["-m", "nbconvert", "--to", "notebook", "--execute", "--stdout", "examples/market-data.ipynb"]);
+    let executed: Json = serde_json::from_str(&output(&stack, &mut notebook)).unwrap();
+    let printed: Vec<String> = executed["cells"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|cell| cell["outputs"].as_array().cloned().unwrap_or_default())
+        .map(|output| output["data"]["text/plain"].to_string())
+        .collect();
+    assert_eq!(printed.len(), 5, "{printed:?}");
+    assert!(printed[2].contains("382.50000030"), "30 exact volumes: {}", printed[2]);
+    assert!(printed[4].contains("SIM:A0001"), "{}", printed[4]);
+    stack.stop().await;
+}
+
 fn bar(minute: i64) -> Bar {
     let example: Bar = serde_json::from_str(include_str!("../schemas/examples/bar.v1.json")).unwrap();
     let open_time = example.open_time.plus_micros(minute * 60_000_000);

@@ -7,6 +7,7 @@
 
 use crate::Metrics;
 use anyhow::{Context, ensure};
+use marketflow_clickhouse::{ClickHouse, ClickHouseConfig, migrations};
 use marketflow_contract::{AvroRecord, encode_value, headers, topics};
 use marketflow_kafka::{
     KafkaConfig, Outgoing, Producer, ProducerSettings, Reader, Registry, RegistryConfig, SchemaIds, TopicPartition, admin,
@@ -68,6 +69,9 @@ impl TestStack {
         }
         if parts.contains(&"registry") {
             stack.ids = stack.registry()?.register_all().await?;
+        }
+        if parts.contains(&"clickhouse") {
+            migrations::apply(&stack.clickhouse()).await?;
         }
         Ok(stack)
     }
@@ -238,16 +242,17 @@ impl TestStack {
         Ok(Reader::new(&self.kafka())?)
     }
 
-    /// Runs SQL on ClickHouse and returns its answer as text (`TabSeparated` unless the query says otherwise).
+    /// A client of this stack's ClickHouse.
+    pub fn clickhouse(&self) -> ClickHouse {
+        ClickHouse::new(&ClickHouseConfig::new(self.addresses().clickhouse))
+    }
+
+    /// Runs SQL on ClickHouse and returns its answer, tab-separated.
     ///
     /// # Errors
     /// ClickHouse's, in its words.
     pub async fn query(&self, sql: &str) -> anyhow::Result<String> {
-        let answer = self.http.post(self.addresses().clickhouse).body(sql.to_owned()).send().await?;
-        let status = answer.status();
-        let text = answer.text().await?;
-        ensure!(status.is_success(), "{sql}: {status}: {text}");
-        Ok(text)
+        Ok(self.clickhouse().text(sql, sql, "TabSeparated").await?)
     }
 }
 
