@@ -1,10 +1,10 @@
 //! The processor's configuration; `default.toml` holds every key with its unit.
 
 use anyhow::{Context, ensure};
+use marketflow_kafka::{KafkaConfig, RegistryConfig};
 use marketflow_model::Interval;
 use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Everything the processor is told.
@@ -16,31 +16,13 @@ pub struct Config {
     /// Logging.
     pub log: LogConfig,
     /// Where Kafka is.
-    pub kafka: Kafka,
+    pub kafka: KafkaConfig,
     /// Where the schema registry is.
-    pub registry: Registry,
+    pub registry: RegistryConfig,
     /// The loop.
     pub worker: Worker,
     /// What is built.
     pub bars: Bars,
-}
-
-/// Section `[kafka]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Kafka {
-    /// `host:port,…`.
-    pub bootstrap_servers: String,
-    /// Further librdkafka properties.
-    pub properties: BTreeMap<String, String>,
-}
-
-/// Section `[registry]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Registry {
-    /// Base URL of the Confluent API.
-    pub url: String,
 }
 
 /// Section `[worker]`.
@@ -89,7 +71,10 @@ impl Config {
     pub fn validate(&self) -> anyhow::Result<marketflow_engine::Config> {
         let check = || {
             let bars = &self.bars;
-            ensure!(bars.intervals.first() == Some(&Interval::ONE_MINUTE), "bars.intervals must start with \"1m\": longer bars fold from it");
+            ensure!(
+                bars.intervals.first() == Some(&Interval::ONE_MINUTE),
+                "bars.intervals must start with \"1m\": longer bars fold from it"
+            );
             ensure!(bars.intervals.windows(2).all(|w| w[0] < w[1]), "bars.intervals must rise and name each interval once");
             ensure!(self.worker.count > 0, "worker.count must be at least 1");
             ensure!(bars.allowed_lateness < bars.gap_limit, "bars.allowed_lateness must be shorter than bars.gap_limit");

@@ -5,32 +5,32 @@ use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec};
 
 /// The processor's metrics; shared by its workers.
 #[derive(Clone)]
-pub struct ProcessorMetrics {
+pub(crate) struct ProcessorMetrics {
     /// `marketflow_records_consumed_total{topic}`: data and controls, committed.
-    pub consumed: IntCounterVec,
+    pub(crate) consumed: IntCounterVec,
     /// `marketflow_records_produced_total{topic}`: committed.
-    pub produced: IntCounterVec,
+    pub(crate) produced: IntCounterVec,
     /// `marketflow_trades_total{outcome}`: where every data record went, committed.
-    pub trades: IntCounterVec,
+    pub(crate) trades: IntCounterVec,
     /// `marketflow_controls_total{kind}`: committed.
-    pub controls: IntCounterVec,
+    pub(crate) controls: IntCounterVec,
     /// `marketflow_bars_total{interval,kind}`: kind = final or revision, committed.
-    pub bars: IntCounterVec,
+    pub(crate) bars: IntCounterVec,
     /// `marketflow_consumer_lag_records{topic,partition}`.
-    pub lag: IntGaugeVec,
+    pub(crate) lag: IntGaugeVec,
     /// `marketflow_watermark_timestamp_seconds{topic,partition}`: the newest watermark of a live feed.
-    pub watermark: IntGaugeVec,
+    pub(crate) watermark: IntGaugeVec,
     /// `marketflow_transaction_duration_seconds{outcome}`.
-    pub transactions: HistogramVec,
+    pub(crate) transactions: HistogramVec,
     /// `marketflow_changelog_bytes_total{topic}`: state written.
-    pub changelog_bytes: IntCounterVec,
+    pub(crate) changelog_bytes: IntCounterVec,
     /// `marketflow_restores_total{reason}`: partitions rebuilt.
-    pub restores: IntCounterVec,
+    pub(crate) restores: IntCounterVec,
 }
 
 impl ProcessorMetrics {
     /// Registers them.
-    pub fn new(metrics: &Metrics) -> Self {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
         let seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
         Self {
             consumed: metrics.counter_vec("marketflow_records_consumed_total", "records read and committed", &["topic"]),
@@ -50,7 +50,11 @@ impl ProcessorMetrics {
                 &seconds,
                 &["outcome"],
             ),
-            changelog_bytes: metrics.counter_vec("marketflow_changelog_bytes_total", "state written, keys and values", &["topic"]),
+            changelog_bytes: metrics.counter_vec(
+                "marketflow_changelog_bytes_total",
+                "state written, keys and values",
+                &["topic"],
+            ),
             restores: metrics.counter_vec("marketflow_restores_total", "partitions rebuilt from the changelog", &["reason"]),
         }
     }

@@ -1,0 +1,64 @@
+//! Rebuilding partitions from the changelog: at assignment, and after an abort. One way for both.
+
+use marketflow_contract::topics;
+use marketflow_engine::{Change, Partition};
+use marketflow_kafka::{Consumer, Error, KafkaConfig, Reader, TopicPartition};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+use tracing::info;
+
+/// How long a question to the cluster may take, and how long a read may stand still.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The input topics; partition N of each belongs to the same worker.
+pub(crate) const INPUTS: [&str; 2] = [topics::TRADES, topics::CANDLES];
+
+/// Rebuilds one partition and puts the consumer where the state was committed.
+///
+/// Order matters: committed offsets are asked for first (the answer waits for an open transaction of a predecessor), the changelog's end is
+/// taken after that, so the state read is at least as new as the offsets; both were committed together, so it is exactly as new.
+///
+/// # Errors
+/// The cluster's, or a changelog this version cannot read.
+pub(crate) fn rebuild(
+    kafka: &KafkaConfig,
+    consumer: &Consumer,
+    number: i32,
+    config: &marketflow_engine::Config,
+) -> anyhow::Result<Partition> {
+    let started = Instant::now();
+    let inputs: Vec<TopicPartition> = INPUTS.iter().map(|topic| TopicPartition::new(*topic, number)).collect();
+    let committed = consumer.committed(&inputs, PATIENCE)?;
+
+    let mut changes = Vec::new();
+    let changelog = TopicPartition::new(topics::CHANGELOG, number);
+    Reader::new(kafka)?.read_to_end(&changelog, 0, PATIENCE, |record| {
+        if let Some(key) = record.key() {
+            changes.push(Change { key: key.to_vec(), value: record.value().map(<[u8]>::to_vec) });
+        }
+        ControlFlow::Continue(())
+    })?;
+    let records = changes.len();
+    let partition = Partition::restore(config.clone(), changes)?;
+    if committed.is_empty() && records > 0 {
+        anyhow::bail!(
+            "partition {number} has state in {} but no committed offsets for its inputs: the group's offsets were deleted or expired; \
+             reset both (delete the changelog topic's records and start again) or restore the offsets",
+            topics::CHANGELOG
+        );
+    }
+    for input in &inputs {
+        let next = match committed.iter().find(|(of, _)| of == input) {
+            Some((_, next)) => *next,
+            None => consumer.watermarks(input, PATIENCE)?.0,
+        };
+        seek(consumer, input, next)?;
+    }
+    consumer.resume(&inputs)?;
+    info!(partition = number, records, elapsed = ?started.elapsed(), "partition rebuilt");
+    Ok(partition)
+}
+
+fn seek(consumer: &Consumer, input: &TopicPartition, next: i64) -> Result<(), Error> {
+    consumer.seek(input, next, PATIENCE)
+}

@@ -1,0 +1,322 @@
+//! The loop: one plain thread per worker reads a batch, applies it, and commits results, state and offsets in one transaction.
+//!
+//! Between transactions, and only there, it looks at the stop request and at rebalances. An abort rolls back Kafka but neither memory nor read
+//! position, so both are rebuilt from what was committed (`assignment.rs`).
+//!
+//! Next: `crates/engine/src/partition.rs`, where a trade meets its window.
+
+use crate::assignment::{INPUTS, rebuild};
+use crate::config::Config;
+use crate::metrics::ProcessorMetrics;
+use crate::outputs::{OutputSchemas, Outputs};
+use crate::state::apply;
+use anyhow::{Context, anyhow, ensure};
+use marketflow_contract::{Schema, topics};
+use marketflow_engine::Partition;
+use marketflow_kafka::{
+    Batch, Consumer, Decoder, Disposition, Error, GroupSettings, Outgoing, Reader, Rebalance, Registry, SchemaIds,
+    TopicPartition, TransactionSettings, TransactionalProducer,
+};
+use marketflow_runtime::{Exit, ExitContext, Lifecycle, Stop, on_thread};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+use tracing::{info, warn};
+
+/// How often lag and watermarks are looked at.
+const OBSERVE_EVERY: Duration = Duration::from_secs(2);
+
+/// Connects, checks every topic and schema, and runs the workers until the stop is requested or one of them fails.
+///
+/// # Errors
+/// Usage, an unreachable part, a fenced worker; the exit code is in the chain.
+pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
+    let engine = config.validate()?;
+    let registry = Registry::new(&config.registry).exit(Exit::Usage)?;
+    let ids = registry.ids().await.map_err(with_exit)?;
+    let schemas = output_schemas(&ids)?;
+    check_partitions(&config)?;
+    let metrics = ProcessorMetrics::new(lifecycle.metrics());
+
+    let mut workers = tokio::task::JoinSet::new();
+    for number in 0..config.worker.count {
+        let (config, engine, metrics) = (config.clone(), engine.clone(), metrics.clone());
+        let (decoder, lifecycle) = (Decoder::new(registry.clone(), &ids), lifecycle.clone());
+        workers.spawn(async move {
+            let slot = config.slot(number);
+            on_thread(&format!("worker-{slot}"), move || {
+                let mut worker = Worker::connect(config, engine, &slot, decoder, schemas, metrics)?;
+                lifecycle.ready();
+                worker.run(&lifecycle.stop())
+            })
+            .await
+        });
+    }
+    let mut result = Ok(());
+    while let Some(ended) = workers.join_next().await {
+        let ended = ended.map_err(anyhow::Error::from).and_then(|worker| worker);
+        if ended.is_err() {
+            lifecycle.stop().request();
+            result = result.and(ended);
+        }
+    }
+    result
+}
+
+fn output_schemas(ids: &SchemaIds) -> anyhow::Result<OutputSchemas> {
+    let id = |topic, schema| ids.id(topic, schema).with_context(|| format!("no schema id for {topic}"));
+    Ok(OutputSchemas {
+        bar: id(topics::BARS, Schema::Bar)?,
+        late: id(topics::LATE, Schema::Envelope)?,
+        quarantine: id(topics::QUARANTINE, Schema::Envelope)?,
+        dead_letter: id(topics::DEAD_LETTERS, Schema::Envelope)?,
+    })
+}
+
+/// State belongs to a partition number: inputs and changelog must have the same ones.
+fn check_partitions(config: &Config) -> anyhow::Result<()> {
+    let reader = Reader::new(&config.kafka).map_err(with_exit)?;
+    let count = |topic| reader.partition_count(topic).map_err(with_exit);
+    let (trades, candles, changelog) = (count(topics::TRADES)?, count(topics::CANDLES)?, count(topics::CHANGELOG)?);
+    ensure!(
+        trades == candles && trades == changelog,
+        anyhow!(
+            "{} has {trades} partitions, {} has {candles}, {} has {changelog}: they must be equal, because state stays with its partition; \
+             stop producers and processor, let the processor finish, then add partitions to all three",
+            topics::TRADES,
+            topics::CANDLES,
+            topics::CHANGELOG
+        )
+        .context(Exit::Usage)
+    );
+    Ok(())
+}
+
+fn with_exit(error: Error) -> anyhow::Error {
+    let exit = if error.is_unreachable() { Exit::Unreachable } else { Exit::Fatal };
+    anyhow::Error::from(error).context(exit)
+}
+
+/// Why a batch did not commit.
+enum Failed {
+    /// Nothing of it is visible: rebuild and go on.
+    Abort(anyhow::Error),
+    /// End the process.
+    Fatal(anyhow::Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        match error.disposition() {
+            Disposition::Retry | Disposition::Abort | Disposition::DeadLetter => Self::Abort(error.into()),
+            Disposition::Fatal => Self::Fatal(anyhow::Error::from(error).context(Exit::Fatal)),
+        }
+    }
+}
+
+/// One thread: its consumer, and what it does with the records.
+struct Worker {
+    consumer: Consumer,
+    work: Work,
+}
+
+struct Work {
+    config: Config,
+    engine: marketflow_engine::Config,
+    schemas: OutputSchemas,
+    metrics: ProcessorMetrics,
+    decoder: Decoder,
+    producer: TransactionalProducer,
+    partitions: BTreeMap<i32, Partition>,
+    aborts_in_a_row: u32,
+    observed_at: Instant,
+}
+
+impl Worker {
+    fn connect(
+        config: Config,
+        engine: marketflow_engine::Config,
+        slot: &str,
+        decoder: Decoder,
+        schemas: OutputSchemas,
+        metrics: ProcessorMetrics,
+    ) -> anyhow::Result<Self> {
+        // the producer first: it fences a predecessor in this slot before anything is read
+        let slot_name = format!("{}-{slot}", config.worker.group);
+        let producer =
+            TransactionalProducer::connect(&config.kafka, &slot_name, TransactionSettings::default()).map_err(with_exit)?;
+        let mut group = GroupSettings::new(&config.worker.group);
+        group.instance_id = Some(slot_name.clone());
+        group.pause_on_assign = true;
+        let consumer = Consumer::subscribe(&config.kafka, &group, &INPUTS).map_err(with_exit)?;
+        info!(slot = slot_name, "worker connected");
+        let work = Work {
+            config,
+            engine,
+            schemas,
+            metrics,
+            decoder,
+            producer,
+            partitions: BTreeMap::new(),
+            aborts_in_a_row: 0,
+            observed_at: Instant::now(),
+        };
+        Ok(Self { consumer, work })
+    }
+
+    fn run(&mut self, stop: &Stop) -> anyhow::Result<()> {
+        let (interval, max_records) = (self.work.config.worker.commit_interval, self.work.config.worker.max_batch_records);
+        while !stop.requested() {
+            let started = Instant::now();
+            let batch = self.consumer.poll_batch(interval, max_records).map_err(with_exit)?;
+            self.work.follow_rebalances(&self.consumer, &batch.rebalances)?;
+            let full = batch.len() >= max_records;
+            match self.work.process(&self.consumer, &batch) {
+                Ok(()) => {}
+                Err(Failed::Abort(error)) => self.work.abort_and_rebuild(&self.consumer, &error)?,
+                Err(Failed::Fatal(error)) => return Err(error),
+            }
+            self.work.observe(&self.consumer);
+            // a full batch means there is more; else let records gather, so that one transaction serves many
+            if !full {
+                std::thread::sleep(interval.saturating_sub(started.elapsed()));
+            }
+        }
+        info!("worker drained");
+        Ok(())
+    }
+}
+
+impl Work {
+    /// State of partitions that went is dropped; partitions that came are rebuilt. The input topics are co-partitioned, so partition N of both
+    /// comes and goes together.
+    fn follow_rebalances(&mut self, consumer: &Consumer, rebalances: &[Rebalance]) -> anyhow::Result<()> {
+        let mut came = BTreeSet::new();
+        for rebalance in rebalances {
+            match rebalance {
+                Rebalance::Assigned(partitions) => came.extend(partitions.iter().map(|p| p.partition)),
+                Rebalance::Revoked(partitions) | Rebalance::Lost(partitions) => {
+                    for gone in partitions {
+                        came.remove(&gone.partition);
+                        self.partitions.remove(&gone.partition);
+                    }
+                }
+            }
+        }
+        for number in came {
+            self.rebuild(consumer, number, "assigned")?;
+        }
+        Ok(())
+    }
+
+    fn rebuild(&mut self, consumer: &Consumer, number: i32, reason: &str) -> anyhow::Result<()> {
+        let partition = rebuild(&self.config.kafka, consumer, number, &self.engine)
+            .with_context(|| format!("cannot rebuild partition {number}"))
+            .exit(Exit::Fatal)?;
+        self.partitions.insert(number, partition);
+        self.metrics.restores.with_label_values(&[reason]).inc();
+        Ok(())
+    }
+
+    /// Applies a batch in pieces, each of which is one transaction of at most `max_output_bytes`.
+    fn process(&mut self, consumer: &Consumer, batch: &Batch<'_>) -> Result<(), Failed> {
+        let mut outputs = Outputs::new(self.schemas);
+        let mut next: BTreeMap<TopicPartition, i64> = BTreeMap::new();
+        let mut bars = Vec::new();
+        for record in batch.records() {
+            let Some(partition) = self.partitions.get_mut(&record.partition()) else {
+                return Err(Failed::Abort(anyhow!("a record of partition {} came before its state", record.partition())));
+            };
+            apply(partition, &record, &mut self.decoder, &mut bars, &mut outputs).map_err(|error| Failed::Abort(error.into()))?;
+            match next.iter_mut().find(|(of, _)| of.partition == record.partition() && of.topic == record.topic()) {
+                Some((_, offset)) => *offset = record.offset() + 1,
+                None => {
+                    next.insert(TopicPartition::new(record.topic(), record.partition()), record.offset() + 1);
+                }
+            }
+            if outputs.bytes >= self.config.worker.max_output_bytes {
+                let full = std::mem::replace(&mut outputs, Outputs::new(self.schemas));
+                self.commit(consumer, full, std::mem::take(&mut next))?;
+            }
+        }
+        if next.is_empty() { Ok(()) } else { self.commit(consumer, outputs, next) }
+    }
+
+    /// Results, state and offsets in one transaction: all or nothing.
+    fn commit(&mut self, consumer: &Consumer, mut outputs: Outputs, next: BTreeMap<TopicPartition, i64>) -> Result<(), Failed> {
+        let started = Instant::now();
+        let touched: BTreeSet<i32> = next.keys().map(|of| of.partition).collect();
+        for number in touched {
+            if let Some(partition) = self.partitions.get_mut(&number) {
+                for change in partition.take_changes() {
+                    outputs.change(number, change);
+                }
+            }
+        }
+        self.producer.begin()?;
+        for output in &outputs.records {
+            self.producer.send(Outgoing {
+                topic: output.topic,
+                partition: output.partition,
+                key: Some(&output.key),
+                value: output.value.as_deref(),
+                headers: &[],
+            })?;
+        }
+        let next: Vec<(TopicPartition, i64)> = next.into_iter().collect();
+        self.producer.commit(&next, consumer)?;
+        self.metrics.transactions.with_label_values(&["committed"]).observe(started.elapsed().as_secs_f64());
+        outputs.publish_counts(&self.metrics);
+        self.aborts_in_a_row = 0;
+        Ok(())
+    }
+
+    fn abort_and_rebuild(&mut self, consumer: &Consumer, error: &anyhow::Error) -> anyhow::Result<()> {
+        self.aborts_in_a_row += 1;
+        warn!(
+            error = format!("{error:#}"),
+            in_a_row = self.aborts_in_a_row,
+            "transaction aborted; rebuilding from what was committed"
+        );
+        self.metrics.transactions.with_label_values(&["aborted"]).observe(0.0);
+        ensure!(
+            self.aborts_in_a_row <= self.config.worker.restart_attempts,
+            anyhow!("{} aborts without a commit between them; the last: {error:#}", self.aborts_in_a_row).context(Exit::TryAgain)
+        );
+        if self.producer.is_open() {
+            self.producer.abort().map_err(with_exit)?;
+        }
+        std::thread::sleep(Duration::from_millis(50) * self.aborts_in_a_row);
+        let ours: Vec<i32> = self.partitions.keys().copied().collect();
+        let inputs: Vec<TopicPartition> =
+            INPUTS.iter().flat_map(|topic| ours.iter().map(|number| TopicPartition::new(*topic, *number))).collect();
+        consumer.pause(&inputs).map_err(with_exit)?;
+        for number in ours {
+            self.rebuild(consumer, number, "aborted")?;
+        }
+        Ok(())
+    }
+
+    /// Lag and watermarks, every so often; a cluster that does not answer is no reason to stop.
+    fn observe(&mut self, consumer: &Consumer) {
+        if self.observed_at.elapsed() < OBSERVE_EVERY {
+            return;
+        }
+        self.observed_at = Instant::now();
+        for (number, partition) in &self.partitions {
+            let number = number.to_string();
+            let newest = partition.watermarks().filter(|(_, feed, _)| !feed.is_import()).map(|(_, _, watermark)| watermark).max();
+            if let Some(newest) = newest.filter(|w| *w > marketflow_model::Timestamp::MIN) {
+                self.metrics.watermark.with_label_values(&[topics::TRADES, number.as_str()]).set(newest.micros() / 1_000_000);
+            }
+        }
+        let Ok(positions) = consumer.positions() else { return };
+        for (of, position) in positions {
+            if let Ok((_, end)) = consumer.watermarks(&of, Duration::from_secs(1)) {
+                self.metrics
+                    .lag
+                    .with_label_values(&[of.topic.as_str(), of.partition.to_string().as_str()])
+                    .set((end - position).max(0));
+            }
+        }
+    }
+}

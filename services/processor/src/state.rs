@@ -1,0 +1,128 @@
+//! The engine's partitions in this worker: records in, outputs gathered.
+
+use crate::outputs::Outputs;
+use marketflow_contract::{Schema, headers, topics};
+use marketflow_engine::{Outcome, Partition};
+use marketflow_kafka::{DecodeError, Decoder, Record};
+use marketflow_model::{Bar, BarSource, Candle, Control, ControlKind, Envelope, EnvelopeClass, Trade};
+
+/// How this consumer signs what it sets aside, and which redriven records it takes.
+pub(crate) const CONSUMER: &str = "processor";
+
+/// Feeds one record to its partition and gathers what follows from it.
+///
+/// # Errors
+/// Only when the registry cannot be asked about a schema id: the record stays unread. Everything else has an outcome.
+pub(crate) fn apply(
+    partition: &mut Partition,
+    record: &Record<'_>,
+    decoder: &mut Decoder,
+    bars: &mut Vec<Bar>,
+    outputs: &mut Outputs,
+) -> Result<(), DecodeError> {
+    outputs.consumed(record.topic());
+    if record.header(headers::REDRIVE_FOR).is_some_and(|consumer| consumer != CONSUMER.as_bytes()) {
+        outputs.trade("not_selected");
+        return Ok(());
+    }
+    let Some(value) = record.value() else {
+        set_aside(record, EnvelopeClass::Undecodable, "record has no value", outputs);
+        return Ok(());
+    };
+    let source = if record.topic() == topics::CANDLES { BarSource::Candles } else { BarSource::Trades };
+    match outcome(partition, source, value, record.offset(), decoder, bars) {
+        Ok(Handled::Data(outcome)) => count(record, outcome, outputs),
+        Ok(Handled::Control(kind)) => outputs.control(control_name(kind)),
+        Err(error) if error.is_retriable() => return Err(error),
+        Err(error) => set_aside(record, EnvelopeClass::Undecodable, &error.to_string(), outputs),
+    }
+    for bar in bars.drain(..) {
+        outputs.bar(&bar);
+    }
+    Ok(())
+}
+
+enum Handled {
+    Data(Outcome),
+    Control(ControlKind),
+}
+
+fn outcome(
+    partition: &mut Partition,
+    source: BarSource,
+    value: &[u8],
+    offset: i64,
+    decoder: &mut Decoder,
+    bars: &mut Vec<Bar>,
+) -> Result<Handled, DecodeError> {
+    if decoder.schema_of(value)? == Schema::Control {
+        let control: Control = decoder.decode(value)?;
+        partition.on_control(source, &control, bars);
+        return Ok(Handled::Control(control.kind));
+    }
+    // a value that is neither is an error of the decoder: its type is not the one asked for
+    Ok(Handled::Data(if source == BarSource::Candles {
+        partition.on_candle(&decoder.decode::<Candle>(value)?, offset, bars)
+    } else {
+        partition.on_trade(&decoder.decode::<Trade>(value)?, offset, bars)
+    }))
+}
+
+fn count(record: &Record<'_>, outcome: Outcome, outputs: &mut Outputs) {
+    match outcome {
+        Outcome::Used => outputs.trade("used"),
+        Outcome::Duplicate => outputs.trade("duplicate"),
+        Outcome::NotSelected(_) => outputs.trade("not_selected"),
+        Outcome::Late(reason) => set_aside(record, EnvelopeClass::Late, &reason, outputs),
+        Outcome::Quarantined(reason) => set_aside(record, EnvelopeClass::Quarantine, &reason, outputs),
+        Outcome::Refused(reason) => set_aside(record, EnvelopeClass::Refused, &reason, outputs),
+    }
+}
+
+fn set_aside(record: &Record<'_>, class: EnvelopeClass, reason: &str, outputs: &mut Outputs) {
+    let envelope = Envelope {
+        consumer: CONSUMER.to_owned(),
+        class,
+        reason: reason.to_owned(),
+        origin_topic: record.topic().to_owned(),
+        origin_partition: record.partition(),
+        origin_offset: record.offset(),
+        receive_time: record.timestamp().unwrap_or_default(),
+        schema_id: record
+            .value()
+            .and_then(|v| marketflow_contract::split_value(v).ok())
+            .and_then(|(id, _)| i32::try_from(id).ok()),
+        key: record.key().map(<[u8]>::to_vec),
+        value: record.value().unwrap_or_default().to_vec(),
+        headers: record.headers().map(|(name, value)| (name.to_owned(), value.unwrap_or_default().to_vec())).collect(),
+    };
+    match class {
+        EnvelopeClass::Late => {
+            outputs.trade("late");
+            outputs.late(&envelope);
+        }
+        EnvelopeClass::Quarantine => {
+            outputs.trade("quarantined");
+            outputs.quarantine(&envelope);
+        }
+        EnvelopeClass::Unknown | EnvelopeClass::Undecodable | EnvelopeClass::Refused => {
+            outputs.trade("dead_lettered");
+            outputs.dead_letter(&envelope);
+        }
+    }
+}
+
+fn control_name(kind: ControlKind) -> &'static str {
+    match kind {
+        ControlKind::Unknown => "unknown",
+        ControlKind::Heartbeat => "heartbeat",
+        ControlKind::FeedState => "feed_state",
+        ControlKind::GapOpened => "gap_opened",
+        ControlKind::GapFilled => "gap_filled",
+        ControlKind::GapAbandoned => "gap_abandoned",
+        ControlKind::Halt => "halt",
+        ControlKind::CalendarChange => "calendar_change",
+        ControlKind::End => "end",
+        ControlKind::Clock => "clock",
+    }
+}
