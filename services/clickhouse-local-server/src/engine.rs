@@ -195,7 +195,9 @@ fn make_folder(folder: &Path) -> Result<(), OpenError> {
 
 /// One process per data folder, for as long as the file is open: the lock goes with the process, however it ends.
 fn lock(folder: &Path) -> Result<File, OpenError> {
-    let path = folder.with_added_extension("lock");
+    let mut path = folder.as_os_str().to_owned();
+    path.push(".lock"); // beside the folder, which is the engine's own
+    let path = PathBuf::from(path);
     let failed = |error: &dyn std::fmt::Display| OpenError::Usage(format!("cannot lock {}: {error}", path.display()));
     let mut file =
         File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(|error| failed(&error))?;

@@ -199,10 +199,10 @@ impl Execution<'_> {
         let format = sql::output_format(text).or_else(|| job.format.clone()).unwrap_or_else(|| "TabSeparated".to_owned());
         let mut output = output(parts, job, Some(format.clone()))?;
         let version = Some(job.protocol_version).filter(|&version| version > 0 && format.eq_ignore_ascii_case("Native"));
-        if class == Class::ReadOnly && sql::begins_with(text, &["SELECT", "WITH", "FROM"]) && !shows_totals(text, job) {
-            if let Some(repeats) = Repeats::of(&format, text, job) {
-                return self.stream(text, &format, repeats, version, output, job);
-            }
+        let streamed =
+            class == Class::ReadOnly && sql::begins_with(text, &["SELECT", "WITH", "FROM"]) && !shows_totals(text, job);
+        if streamed && let Some(repeats) = Repeats::of(&format, text, job) {
+            return self.stream(text, &format, repeats, version, output, job);
         }
         let answer = self.connection.query(text, &format, &job.parameters)?;
         let reframed = version.map(|version| native::reframe(answer.bytes(), version)).transpose()?;

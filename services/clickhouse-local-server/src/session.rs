@@ -5,7 +5,7 @@
 //! Next: `execute.rs`.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::access::User;
@@ -28,17 +28,18 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    fn idle_since(&self) -> Instant {
+    fn expires_at(&self) -> Instant {
         *self.expires.lock().expect("nobody panics while holding the time")
-    }
-
-    fn in_use(&self) -> bool {
-        matches!(self.connection.try_lock(), Err(TryLockError::WouldBlock))
     }
 
     pub(crate) fn extend(&self, timeout: Duration) {
         *self.expires.lock().expect("nobody panics while holding the time") = Instant::now() + timeout;
     }
+}
+
+/// Whether a request holds the session. Asked under the map's lock, which is where requests get theirs.
+fn in_use(session: &Arc<Session>) -> bool {
+    Arc::strong_count(session) > 1
 }
 
 /// All sessions. Bounded: the one that would expire first makes room.
@@ -64,7 +65,7 @@ impl Sessions {
             return Err(Fault::new(code::SESSION_NOT_FOUND, format!("Session {} not found", request.id)));
         }
         if sessions.len() >= self.limit {
-            let oldest = sessions.iter().filter(|(_, session)| !session.in_use()).min_by_key(|(_, session)| session.idle_since());
+            let oldest = sessions.iter().filter(|(_, session)| !in_use(session)).min_by_key(|(_, session)| session.expires_at());
             let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
                 let what = format!("All {} sessions (limits.sessions) are in use", self.limit);
                 return Err(Fault::new(code::TOO_MANY_SIMULTANEOUS_QUERIES, what));
@@ -82,7 +83,7 @@ impl Sessions {
     pub(crate) fn expire(&self) {
         let now = Instant::now();
         let mut sessions = self.sessions.lock().expect("nobody panics while holding the sessions");
-        sessions.retain(|_, session| session.idle_since() > now || session.in_use());
+        sessions.retain(|_, session| session.expires_at() > now || in_use(session));
     }
 
     pub(crate) fn close_all(&self) {
