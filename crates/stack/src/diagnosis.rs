@@ -56,7 +56,7 @@ async fn running(snapshot: &Snapshot, checks: &mut Vec<Check>) {
             part: part.name.clone(),
             why: format!("port {port}: {why}{}{}", if part.note.is_empty() { "" } else { "; " }, part.note),
             log: part.log.clone(),
-            being_restarted: matches!(part.state, State::Starting | State::BackingOff | State::Ready),
+            being_restarted: matches!(part.state, State::Starting | State::BackingOff | State::Ready | State::NotAnswering),
         });
         checks.push(Check { name: part.name.clone(), problem });
     }

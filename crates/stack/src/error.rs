@@ -145,9 +145,13 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::NoJava { .. } | Self::ToolMissing { .. } | Self::ProgramMissing { .. } | Self::PortTaken { .. } => Kind::Setting,
+            Self::NoJava { .. } | Self::ToolMissing { .. } | Self::ProgramMissing { .. } | Self::PortTaken { .. } => {
+                Kind::Setting
+            }
             Self::WrongEngine { .. } | Self::UnknownPart { .. } | Self::Config { .. } => Kind::Setting,
-            Self::NotRunning { .. } | Self::Leftovers { .. } | Self::NotStarted { .. } | Self::PartDown { .. } => Kind::Unreachable,
+            Self::NotRunning { .. } | Self::Leftovers { .. } | Self::NotStarted { .. } | Self::PartDown { .. } => {
+                Kind::Unreachable
+            }
             Self::SchemaMismatch { .. } => Kind::Mismatch,
             Self::AlreadyRunning { .. } | Self::DiskCap { .. } | Self::DiskNearlyFull { .. } => Kind::Passing,
             Self::Io { .. } => Kind::System,
@@ -280,7 +284,7 @@ impl Error {
                 say(format!("see `marketflow logs {part}` and `marketflow doctor`"), format!("`marketflow logs {part}`와 `marketflow doctor`를 보세요"))
             }
             Self::PartDown { part, log, being_restarted: true, .. } => say(
-                format!("the supervisor is starting it again; if it stays down, see {} (`marketflow logs {part}`)", log.display()),
+                format!("the supervisor starts it again by itself; if it stays down, see {} (`marketflow logs {part}`)", log.display()),
                 format!("감독 프로세스가 다시 시작하고 있습니다; 계속되면 {}을(를) 보세요 (`marketflow logs {part}`)", log.display()),
             ),
             Self::PartDown { part, log, .. } => say(

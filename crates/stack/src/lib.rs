@@ -50,6 +50,6 @@ pub use language::Language;
 pub use os::spawn_detached;
 pub use part::{PartSpec, PartStatus, State, java};
 pub use ports::{PortUse, Ports, is_free, owner};
-pub use probe::Probe;
+pub use probe::{NotReady, Probe};
 pub use process::ProcessIdentity;
 pub use stack::{Addresses, Snapshot, Stack, StackPhase, purge, recover, supervisor};

@@ -41,6 +41,10 @@ pub struct PartSpec {
 impl PartSpec {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
+        // what was set for the command line, or for one service, is an unknown key to the others
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"MARKETFLOW__")) {
+            command.env_remove(name);
+        }
         command.args(&self.args).envs(self.env.iter().map(|(key, value)| (key, value)));
         if let Some(folder) = &self.folder {
             command.current_dir(folder);

@@ -2,6 +2,7 @@
 //!
 //! Next: `part.rs`.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -26,19 +27,40 @@ pub enum Probe {
     },
 }
 
+/// Why a part does not count as ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotReady {
+    /// No answer in this time: the process may hang.
+    Silent(Duration),
+    /// What it said instead, or why it could not be asked.
+    Said(String),
+}
+
+impl fmt::Display for NotReady {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent(patience) => write!(formatter, "no answer within {} ms", patience.as_millis()),
+            Self::Said(words) => formatter.write_str(words),
+        }
+    }
+}
+
 impl Probe {
-    /// Asks once and waits at most `patience`; the answer says what was wrong.
+    /// Asks once and waits at most `patience`.
     ///
     /// # Errors
-    /// In words, when no or another answer came.
-    pub async fn ask(&self, patience: Duration) -> Result<(), String> {
+    /// When no answer came, or another one.
+    pub async fn ask(&self, patience: Duration) -> Result<(), NotReady> {
         let asked = async {
             match self {
                 Self::Kafka { port } => kafka_answers(*port).await,
                 Self::Http { port, path } => http_answers(*port, path).await,
             }
         };
-        timeout(patience, asked).await.unwrap_or_else(|_| Err(format!("no answer within {} ms", patience.as_millis())))
+        match timeout(patience, asked).await {
+            Ok(answer) => answer.map_err(NotReady::Said),
+            Err(_) => Err(NotReady::Silent(patience)),
+        }
     }
 }
 

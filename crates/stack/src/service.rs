@@ -1,4 +1,5 @@
-//! Our own services: sibling programs, told where the others are by environment variables.
+//! Our own services: sibling programs, told where the others are by environment variables; everything else by `<service>.toml` in the
+//! state folder, where there is one.
 //!
 //! Next: `supervisor.rs`.
 
@@ -34,6 +35,8 @@ pub(crate) fn spec(config: &StackConfig, name: &str) -> Result<PartSpec, Error> 
     };
     env.push(("MARKETFLOW__ADMIN__LISTEN", format!("127.0.0.1:{admin}")));
     env.push(("MARKETFLOW_HOME", config.home.display().to_string()));
+    let settings = config.home.join(format!("{name}.toml"));
+    let args = if settings.is_file() { vec!["--config".into(), settings.into()] } else { Vec::new() };
     let mut ports = vec![PortUse::new(admin, key)];
     if name == "simulator" {
         ports.push(PortUse::new(config.ports.simulator, "simulator"));
@@ -41,7 +44,7 @@ pub(crate) fn spec(config: &StackConfig, name: &str) -> Result<PartSpec, Error> 
     Ok(PartSpec {
         name: name.to_owned(),
         program: program(config, name)?,
-        args: Vec::new(),
+        args,
         env: env.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
         folder: None,
         ports,

@@ -14,14 +14,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::config::{INFRASTRUCTURE, StackConfig};
+use crate::config::{INFRASTRUCTURE, Mode, StackConfig};
 use crate::disk::DiskUse;
 use crate::error::{Doing, Error};
 use crate::language::Language;
 use crate::os::Signal;
 use crate::part::{PartSpec, PartStatus, State};
 use crate::process::{ProcessIdentity, write_atomically};
-use crate::supervisor::{Supervised, prepare_log};
+use crate::supervisor::{HUNG_AFTER, Supervised, prepare_log};
 use crate::{clickhouse, kafka, ports, registry, service};
 
 const SUPERVISOR: &str = "supervisor";
@@ -297,7 +297,8 @@ impl Stack {
             return Err(Error::Config { what: format!("this stack already has a part named {}", spec.name) });
         }
         prepare_log(&self.config.home, &spec.name)?;
-        let part = Arc::new(Supervised::new(spec, self.config.home.clone()));
+        let hung_after = (self.config.mode == Mode::Local).then_some(HUNG_AFTER);
+        let part = Arc::new(Supervised::new(spec, &self.config.home, hung_after));
         lock_parts(&self.parts).push(Arc::clone(&part));
         Ok(part)
     }

@@ -4,7 +4,7 @@
 //! One task per part owns its process; everybody else sends orders and reads the status. Next: `stack.rs`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use crate::logs;
 use crate::os::{self, Signal};
 use crate::part::{PartSpec, PartStatus, State};
 use crate::ports::check_free;
+use crate::probe::NotReady;
 use crate::process::ProcessIdentity;
 
 /// Starts in a row that did not last before the supervisor gives up.
@@ -25,6 +26,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// A part that was up this long starts with a clean record.
 const LASTING: Duration = Duration::from_secs(60);
+/// Silence after which a part that was ready is killed and started again; another answer than "ready" is no silence.
+pub(crate) const HUNG_AFTER: Duration = Duration::from_secs(30);
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 const POLL_EVERY: Duration = Duration::from_millis(50);
 /// Exit code of our programs for configuration that cannot work: starting again changes nothing.
@@ -53,8 +56,9 @@ pub(crate) struct Supervised {
 type SharedChild = Arc<Mutex<Option<Child>>>;
 
 impl Supervised {
-    pub(crate) fn new(spec: PartSpec, home: PathBuf) -> Self {
-        let log = logs::file(&home, &spec.name);
+    /// A part of the stack in `home`. Without `hung_after` one that hangs is left alone: tests pause parts on purpose.
+    pub(crate) fn new(spec: PartSpec, home: &Path, hung_after: Option<Duration>) -> Self {
+        let log = logs::file(home, &spec.name);
         let status = PartStatus {
             name: spec.name.clone(),
             state: State::Stopped,
@@ -68,7 +72,7 @@ impl Supervised {
         let (orders, inbox) = mpsc::unbounded_channel();
         let child = SharedChild::default();
         let name = spec.name.clone();
-        let keeper = Keeper { spec, run: home.join("run"), log, status: status_sender, child: child.clone() };
+        let keeper = Keeper { spec, run: home.join("run"), log, status: status_sender, child: child.clone(), hung_after };
         tokio::spawn(keeper.keep(inbox));
         Self { name, orders, status, child }
     }
@@ -112,6 +116,7 @@ struct Keeper {
     log: PathBuf,
     status: watch::Sender<PartStatus>,
     child: SharedChild,
+    hung_after: Option<Duration>,
 }
 
 /// How one life of the process ended.
@@ -232,6 +237,7 @@ impl Keeper {
     ) -> End {
         let deadline = Instant::now() + self.spec.ready_within;
         let mut ready = false;
+        let mut answered = Instant::now();
         let mut next_probe = Instant::now();
         loop {
             if let Some(status) = self.exited() {
@@ -240,11 +246,21 @@ impl Keeper {
             if next_probe <= Instant::now() {
                 match self.ask(log_start).await {
                     Ok(()) => {
-                        ready = true;
+                        (ready, answered) = (true, Instant::now());
                         self.set(State::Ready, self.pid(), "");
                         answer_all(waiting, Ok(()));
                     }
-                    Err(why) if ready => self.set(State::NotAnswering, self.pid(), &why),
+                    Err(why) if ready => {
+                        if !matches!(why, NotReady::Silent(_)) {
+                            answered = Instant::now();
+                        } else if self.hung_after.is_some_and(|limit| answered.elapsed() > limit) {
+                            return End::Exited {
+                                why: format!("hung: no answer for {} s", answered.elapsed().as_secs()),
+                                hopeless: false,
+                            };
+                        }
+                        self.set(State::NotAnswering, self.pid(), &why.to_string());
+                    }
                     Err(why) if Instant::now() > deadline => {
                         return End::Exited {
                             why: format!("not ready after {} s: {why}", self.spec.ready_within.as_secs()),
@@ -268,12 +284,12 @@ impl Keeper {
         }
     }
 
-    async fn ask(&self, log_start: u64) -> Result<(), String> {
+    async fn ask(&self, log_start: u64) -> Result<(), NotReady> {
         if self.status.borrow().state == State::Starting
             && let Some(line) = self.spec.ready_line
             && !logs::since(&self.log, log_start).contains(line)
         {
-            return Err(format!("its log does not say {line:?} yet"));
+            return Err(NotReady::Said(format!("its log does not say {line:?} yet")));
         }
         self.spec.probe.ask(Duration::from_secs(1)).await
     }
@@ -334,7 +350,7 @@ impl Keeper {
 }
 
 /// Moves a part's old log aside, once per start of the stack; restarts within a run append.
-pub(crate) fn prepare_log(home: &std::path::Path, part: &str) -> Result<(), Error> {
+pub(crate) fn prepare_log(home: &Path, part: &str) -> Result<(), Error> {
     let log = logs::file(home, part);
     fs::create_dir_all(home.join("logs")).doing(|| format!("create {}", home.join("logs").display()))?;
     logs::rotate(&log).doing(|| format!("rotate {}", log.display()))

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use marketflow_stack::{Error, ProcessIdentity, Snapshot, Stack, StackConfig, StackFile, StackPhase, State, purge, supervisor};
+use marketflow_stack::{
+    Error, PartSpec, Probe, ProcessIdentity, Snapshot, Stack, StackConfig, StackFile, StackPhase, State, purge, supervisor,
+};
 use serde_json::{Value, json};
 
 const PARTS: [&str; 2] = ["kafka", "registry"];
@@ -84,6 +86,32 @@ async fn kill_9_of_the_supervisor_leaves_data_and_schema_ids_and_the_next_start_
     purge(home.path()).await.unwrap();
     let left: Vec<_> = std::fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["stack.toml"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn producer_is_stopped_at_the_disk_cap_and_the_rest_goes_on() {
+    let home = tempfile::tempdir().unwrap();
+    let mut config = StackConfig::for_test(home.path()).unwrap().with_infrastructure(&["kafka"]);
+    config.disk_cap_bytes = 1;
+    let mut stack = Stack::start(config).await.unwrap();
+    // any process will do; it counts as ready as soon as Kafka answers
+    let producer = PartSpec {
+        name: "tick-producer".into(),
+        program: "sleep".into(),
+        args: vec!["1000".into()],
+        env: Vec::new(),
+        folder: None,
+        ports: Vec::new(),
+        probe: Probe::Kafka { port: stack.config().ports.kafka },
+        ready_line: None,
+        ready_within: Duration::from_secs(10),
+        stop_within: Duration::from_secs(10),
+    };
+    stack.start_service(producer).await.unwrap();
+    eventually("the producer is stopped", || stack.status()[1].state == State::Stopped).await;
+    assert_eq!(stack.status()[0].state, State::Ready);
+    eventually("status says so", || Snapshot::read(home.path()).is_some_and(|state| state.disk.at_cap())).await;
+    stack.stop().await;
 }
 
 #[tokio::test]
