@@ -175,6 +175,8 @@ pub enum Event {
         reason: Malformed,
         /// In words.
         detail: String,
+        /// The trade it speaks of, when that much can be read: only where the trade exists but cannot be kept ([`Malformed::TooPrecise`]).
+        trade: Option<(Instrument, i64)>,
     },
     /// A frame that is fine but of no use: an answer, a repeated book, a channel just left.
     Ignored,
@@ -296,12 +298,27 @@ pub struct RestAnswer<'a> {
 pub struct Page {
     /// Trades within the cursor's bounds, ids rising.
     pub trades: Vec<Trade>,
-    /// Rows that cannot be used, with their text.
-    pub malformed: Vec<(Malformed, String, String)>,
+    /// Rows that cannot be used.
+    pub malformed: Vec<MalformedRow>,
     /// Where to go on; `None`: the venue has told all it knows.
     pub next: Option<Cursor>,
     /// The venue does not answer further back than this; `None`: the whole range was answered.
     pub reaches_from: Option<Timestamp>,
+}
+
+/// A row of an answer that cannot be used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MalformedRow {
+    /// Bounded, for counting.
+    pub reason: Malformed,
+    /// In words.
+    pub detail: String,
+    /// The row as it came.
+    pub raw: String,
+    /// Id of the trade, when that much can be read.
+    pub id: Option<i64>,
+    /// Its event time, when that much can be read.
+    pub event_time: Option<Timestamp>,
 }
 
 /// Why an answer holds no page.

@@ -27,6 +27,8 @@ pub enum Item {
         detail: String,
         /// The frame as it came, cut.
         raw: Vec<u8>,
+        /// The trade it speaks of, when that much can be read.
+        trade: Option<(Instrument, i64)>,
     },
     /// Trades of an instrument were dropped here for want of room, the first of this event time.
     Dropped {

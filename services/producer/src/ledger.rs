@@ -120,6 +120,8 @@ impl Gap {
 #[derive(Debug, Default)]
 struct Entry {
     seen: Seen,
+    /// Ids (or hashes) of trades that cannot be kept and were set aside.
+    set_aside: Seen,
     last_id: Option<i64>,
     last_time: Option<Timestamp>,
     /// Evidence exists from here on.
@@ -198,7 +200,12 @@ impl Ledger {
         let mut gaps = state.gaps;
         for (instrument, since) in state.instruments {
             let past = past.remove(&instrument).unwrap_or_default();
-            let mut entry = Entry { seen: Seen::new(settings.ids_per_instrument), since, ..Entry::default() };
+            let mut entry = Entry {
+                seen: Seen::new(settings.ids_per_instrument),
+                set_aside: Seen::new(SET_ASIDE_KEPT),
+                since,
+                ..Entry::default()
+            };
             past.ids.iter().for_each(|id| {
                 entry.seen.insert(*id);
             });
@@ -273,8 +280,13 @@ impl Ledger {
             }
             let left = self.left.remove(instrument).flatten();
             self.added.insert(instrument.clone());
-            let entry =
-                Entry { seen: Seen::new(self.settings.ids_per_instrument), since: left, checked_to: left, ..Entry::default() };
+            let entry = Entry {
+                seen: Seen::new(self.settings.ids_per_instrument),
+                set_aside: Seen::new(SET_ASIDE_KEPT),
+                since: left,
+                checked_to: left,
+                ..Entry::default()
+            };
             self.instruments.insert(instrument.clone(), entry);
             if let Some(from) = left {
                 self.open_gap(instrument, from, "not subscribed", now, out);
@@ -328,7 +340,14 @@ impl Ledger {
                 | Event::Renew { .. }
                 | Event::Reconnect { .. },
             ) => {}
-            Item::Malformed { reason, detail, raw } => out.push(Action::SetAside { reason, detail, raw, by_request: false }),
+            Item::Malformed { reason, detail, raw, trade } => {
+                if let Some((instrument, id)) = trade
+                    && let Some(entry) = self.instruments.get_mut(&instrument)
+                {
+                    entry.set_aside.insert(id);
+                }
+                out.push(Action::SetAside { reason, detail, raw, by_request: false });
+            }
             Item::Dropped { instrument, from } => self.on_dropped(&instrument, from, now, out),
             Item::Settled { at } => self.on_settled(number, at, now, out),
             Item::Closed { reason, planned } => self.on_closed(number, reason, planned, now, out),
@@ -337,13 +356,19 @@ impl Ledger {
 
     /// Takes a page of an answer; `last` when no further page follows.
     pub fn on_page(&mut self, job: &Job, page: Page, last: bool, now: Timestamp, out: &mut Vec<Action>) {
-        for (reason, detail, raw) in &page.malformed {
-            out.push(Action::SetAside {
-                reason: *reason,
-                detail: detail.clone(),
-                raw: raw.clone().into_bytes(),
-                by_request: true,
-            });
+        let resolution = self.resolution_micros();
+        for row in &page.malformed {
+            let may_still_come = match job.purpose {
+                Purpose::Check(bound) => row.event_time.is_some_and(|time| time.plus_micros(resolution) > bound),
+                Purpose::Fill(_) => false,
+            };
+            // Pages overlap, and the socket may have brought it too: each is set aside once.
+            let name = row.id.unwrap_or_else(|| hash(&row.raw));
+            let entry = self.instruments.get_mut(&job.instrument);
+            if !may_still_come && entry.is_some_and(|entry| entry.set_aside.insert(name)) {
+                let (reason, detail, raw) = (row.reason, row.detail.clone(), row.raw.clone().into_bytes());
+                out.push(Action::SetAside { reason, detail, raw, by_request: true });
+            }
         }
         match &job.purpose {
             Purpose::Fill(id) => self.on_fill(job, id, page, last, now, out),
@@ -557,11 +582,15 @@ impl Ledger {
         self.close_gap(&job.instrument, id, kind, &reason, now, out);
     }
 
+    /// A row stands for the whole second it names where the venue gives no more.
+    fn resolution_micros(&self) -> i64 {
+        if matches!(self.provider.repair, Repair::Sweep { .. }) { 1_000_000 } else { 1 }
+    }
+
     fn on_check(&mut self, job: &Job, bound: Timestamp, page: Page, last: bool, now: Timestamp, out: &mut Vec<Action>) {
+        let resolution = self.resolution_micros();
         let Some(entry) = self.instruments.get_mut(&job.instrument) else { return };
         let since = entry.since.unwrap_or(Timestamp::MIN);
-        // A row stands for the whole second it names where the venue gives no more.
-        let resolution = if matches!(self.provider.repair, Repair::Sweep { .. }) { 1_000_000 } else { 1 };
         let missed: Vec<Trade> = page
             .trades
             .into_iter()
@@ -700,6 +729,17 @@ fn ask_for_gaps(instrument: &Instrument, entry: &mut Entry, provider: &Provider,
         let cursor = Cursor { after, before: gap.before, from: gap.from, widened: 0 };
         out.push(Action::Ask(Job { instrument: instrument.clone(), purpose: Purpose::Fill(gap.id.clone()), cursor }));
     }
+}
+
+/// Trades set aside that are remembered per instrument.
+const SET_ASIDE_KEPT: usize = 1_000;
+
+/// Names a row that has no readable id.
+fn hash(text: &str) -> i64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish().cast_signed()
 }
 
 fn second(at: Timestamp) -> Timestamp {
@@ -1076,6 +1116,31 @@ pub(crate) mod tests {
         let mut out = Vec::new();
         scene.ledger.on_undelivered(vec![trade(BTC, 10, 5), trade(BTC, 11, 7)], at(130), &mut out);
         assert_eq!(scene.said(out), ["GapOpened 5..7", "trade 10", "trade 11", "GapFilled 5..7"]);
+    }
+
+    #[test]
+    fn a_trade_that_cannot_be_kept_is_set_aside_once_however_often_it_is_seen() {
+        let mut scene = Scene::up(BTC);
+        scene.trade(1, 10, 5);
+        let reason = Malformed::TooPrecise;
+        let frame =
+            Item::Malformed { reason, detail: String::new(), raw: Vec::new(), trade: Some((scene.instrument.clone(), 11)) };
+        assert_eq!(scene.item(1, 6, frame), ["set aside too_precise"]);
+        scene.evidence(1, 40);
+        scene.timer();
+        let job = scene.jobs.remove(0);
+        let row = |id, second| MalformedRow {
+            reason,
+            detail: String::new(),
+            raw: String::new(),
+            id: Some(id),
+            event_time: Some(at(second)),
+        };
+        let page = || Page { malformed: vec![row(11, 6), row(12, 7), row(13, 38)], ..Page::default() };
+        let mut out = Vec::new();
+        scene.ledger.on_page(&job, page(), false, at(41), &mut out);
+        scene.ledger.on_page(&job, page(), true, at(41), &mut out);
+        assert_eq!(scene.said(out), ["set aside too_precise"], "12 was missed; 11 was seen; 13 may still come by itself");
     }
 
     #[test]

@@ -131,7 +131,15 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     // The feed ends last: it still writes what the sockets had read.
     let stop = lifecycle.stop();
     let sockets = websocket::keep_connected(wire, instruments, commands, stop.clone());
-    let feeding = tokio::spawn(feed.run(stop.clone(), config.publish.flush_timeout));
+    let feeding = {
+        let (stop, flush_timeout) = (stop.clone(), config.publish.flush_timeout);
+        tokio::spawn(async move {
+            let fed = feed.run(stop.clone(), flush_timeout).await;
+            // A feed that fails takes the service with it.
+            stop.request();
+            fed
+        })
+    };
     let clock_task = tokio::spawn(clock.run());
     let asking_task = tokio::spawn(asking.run(job_queue, answer_sender));
     let sockets_ended = sockets.await;
@@ -139,7 +147,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let fed = feeding.await.context("the feed's task ended badly")?;
     clock_task.abort();
     asking_task.abort();
-    sockets_ended.and(fed)
+    fed.and(sockets_ended)
 }
 
 /// Unreachable parts end with their own exit code.

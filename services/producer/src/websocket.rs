@@ -419,7 +419,7 @@ impl Conversation<'_> {
         };
         if let Some(reason) = reason {
             let detail = format!("{problem}; the connection had to be given up with it");
-            self.wire.intake.push(self.number, Item::Malformed { reason, detail, raw: Vec::new() });
+            self.wire.intake.push(self.number, Item::Malformed { reason, detail, raw: Vec::new(), trade: None });
         }
         ("socket_error", Some(problem.into()))
     }
@@ -470,9 +470,9 @@ impl Conversation<'_> {
                         Err(_) => ended = Some(("no_reply", Some(anyhow!("the venue does not read")))),
                     }
                 }
-                Event::Malformed { reason, detail } => {
+                Event::Malformed { reason, detail, trade } => {
                     let raw = raw[..raw.len().min(RAW_MAX)].to_vec();
-                    self.wire.intake.push(self.number, Item::Malformed { reason, detail, raw });
+                    self.wire.intake.push(self.number, Item::Malformed { reason, detail, raw, trade });
                 }
                 Event::Renew { reason } => {
                     info!(provider = self.wire.provider.id, connection = self.number, reason, "renewing");

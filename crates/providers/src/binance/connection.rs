@@ -107,13 +107,17 @@ impl BinanceConnection {
             Ok(frame) => frame,
             Err(error) => {
                 let (reason, detail) = shape_error(text, &error);
-                out.push(Event::Malformed { reason, detail });
+                out.push(Event::Malformed { reason, detail, trade: None });
                 return;
             }
         };
         if let Some(name) = frame.stream.as_deref() {
             let Some(data) = frame.data else {
-                out.push(Event::Malformed { reason: Malformed::BadField, detail: "missing field `data`".to_owned() });
+                out.push(Event::Malformed {
+                    reason: Malformed::BadField,
+                    detail: "missing field `data`".to_owned(),
+                    trade: None,
+                });
                 return;
             };
             return self.on_payload(name, data.get(), now, out);
@@ -137,6 +141,7 @@ impl BinanceConnection {
             out.push(Event::Malformed {
                 reason: Malformed::UnknownShape,
                 detail: format!("event {:?}", frame.e.as_deref().map(shown)),
+                trade: None,
             });
         }
     }
@@ -168,7 +173,11 @@ impl BinanceConnection {
             return self.session.renew("asked_by_venue", out);
         }
         if !name.ends_with(TRADE) && !name.ends_with(BOOK_TICKER) {
-            out.push(Event::Malformed { reason: Malformed::UnknownShape, detail: format!("stream {}", shown(name)) });
+            out.push(Event::Malformed {
+                reason: Malformed::UnknownShape,
+                detail: format!("stream {}", shown(name)),
+                trade: None,
+            });
             return;
         }
         let Some(instrument) = self.session.instrument(name).cloned() else {
@@ -187,7 +196,12 @@ impl BinanceConnection {
                 out.push(Event::Trade(trade));
             }
             Ok(event) => out.push(event),
-            Err((reason, detail)) => out.push(Event::Malformed { reason, detail }),
+            Err((reason, detail)) => {
+                // The trade exists, only we cannot keep it: its id is no hole.
+                let id = (reason == Malformed::TooPrecise).then(|| parse::identity(payload).0).flatten();
+                self.watch_ids(&instrument, id, out);
+                out.push(Event::Malformed { reason, detail, trade: id.map(|id| (instrument, id)) });
+            }
         }
     }
 
@@ -219,11 +233,11 @@ impl Connection for BinanceConnection {
     fn on_frame(&mut self, frame: Frame<'_>, now: Moment, out: &mut Vec<Event>) {
         match frame {
             Frame::Text(text) if text.len() > PROVIDER.limits.frame_bytes_max => {
-                out.push(Event::Malformed { reason: Malformed::Oversized, detail: format!("{} bytes", text.len()) });
+                out.push(Event::Malformed { reason: Malformed::Oversized, detail: format!("{} bytes", text.len()), trade: None });
             }
             Frame::Text(text) => self.on_text(text, now, out),
             Frame::Binary(bytes) => {
-                out.push(Event::Malformed { reason: Malformed::Binary, detail: format!("{} bytes", bytes.len()) });
+                out.push(Event::Malformed { reason: Malformed::Binary, detail: format!("{} bytes", bytes.len()), trade: None });
             }
         }
     }

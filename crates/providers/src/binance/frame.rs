@@ -103,3 +103,16 @@ pub(super) struct AggregateRow<'a> {
     #[serde(borrow)]
     pub(super) f: Number<'a>,
 }
+
+/// What names a trade, in a payload or a row.
+#[derive(Debug, Deserialize)]
+pub(super) struct Identity<'a> {
+    #[serde(borrow, default)]
+    pub(super) t: Option<Number<'a>>,
+    #[serde(borrow, default)]
+    pub(super) id: Option<Number<'a>>,
+    #[serde(borrow, rename = "T", default)]
+    pub(super) trade_time: Option<Number<'a>>,
+    #[serde(borrow, default)]
+    pub(super) time: Option<Number<'a>>,
+}

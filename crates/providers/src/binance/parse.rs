@@ -3,7 +3,7 @@
 //! Next: `connection.rs`.
 
 use super::PROVIDER;
-use super::frame::{BookTickerPayload, HistoricalRow, TradePayload};
+use super::frame::{BookTickerPayload, HistoricalRow, Identity, TradePayload};
 use crate::Malformed;
 use crate::number::{FieldError, digits, integer, price, quantity, shape_error, shown, time};
 use marketflow_model::{Conditions, Instrument, Price, Quantity, Quote, Side, Source, Timestamp, Trade};
@@ -66,6 +66,13 @@ pub(super) fn historical(text: &str, instrument: &Instrument, received: Timestam
         conditions: Conditions::NONE,
         source: Source::Rest,
     })
+}
+
+/// Id and event time of a trade that cannot be kept otherwise, from a payload or a row, as far as they can be read.
+pub(super) fn identity(text: &str) -> (Option<i64>, Option<Timestamp>) {
+    let Ok(parts) = serde_json::from_str::<Identity<'_>>(text) else { return (None, None) };
+    let id = parts.t.or(parts.id).and_then(|number| integer("id", digits(number)).ok());
+    (id, parts.trade_time.or(parts.time).and_then(|number| either_unit("time", digits(number)).ok()))
 }
 
 /// A side without orders is written as zeros.

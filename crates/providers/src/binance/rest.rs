@@ -6,7 +6,7 @@
 use super::frame::AggregateRow;
 use super::parse;
 use crate::number::{digits, integer};
-use crate::{Cursor, Page, Rest, RestAnswer, RestError, RestRequest, excerpt, status_error};
+use crate::{Cursor, MalformedRow, Page, Rest, RestAnswer, RestError, RestRequest, excerpt, status_error};
 use marketflow_model::{Instrument, Timestamp};
 use serde_json::value::RawValue;
 
@@ -91,7 +91,10 @@ impl Rest for BinanceRest {
                         page.trades.push(trade);
                     }
                 }
-                Err((reason, detail)) => page.malformed.push((reason, detail, row.get().to_owned())),
+                Err((reason, detail)) => {
+                    let (id, event_time) = parse::identity(row.get());
+                    page.malformed.push(MalformedRow { reason, detail, raw: row.get().to_owned(), id, event_time });
+                }
             }
         }
         page.trades.sort_by_key(|trade| trade.sequence);

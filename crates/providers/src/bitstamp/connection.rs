@@ -58,7 +58,10 @@ impl BitstampConnection {
                     self.session.heard(&instrument, now);
                     out.push(Event::Trade(trade));
                 }
-                Err((reason, detail)) => out.push(Event::Malformed { reason, detail }),
+                Err((reason, detail)) => {
+                    let id = (reason == Malformed::TooPrecise).then(|| parse::identity(data).0).flatten();
+                    out.push(Event::Malformed { reason, detail, trade: id.map(|id| (instrument, id)) });
+                }
             }
             return;
         }
@@ -74,7 +77,7 @@ impl BitstampConnection {
                 out.push(Event::Quote(quote));
                 out.push(Event::Evidence { through });
             }
-            Err((reason, detail)) => out.push(Event::Malformed { reason, detail }),
+            Err((reason, detail)) => out.push(Event::Malformed { reason, detail, trade: None }),
         }
     }
 
@@ -83,7 +86,7 @@ impl BitstampConnection {
             Ok(frame) => frame,
             Err(error) => {
                 let (reason, detail) = shape_error(text, &error);
-                out.push(Event::Malformed { reason, detail });
+                out.push(Event::Malformed { reason, detail, trade: None });
                 return;
             }
         };
@@ -101,6 +104,7 @@ impl BitstampConnection {
             other => out.push(Event::Malformed {
                 reason: Malformed::UnknownShape,
                 detail: format!("event {} on channel {}", shown(other), shown(channel)),
+                trade: None,
             }),
         }
     }
@@ -115,11 +119,11 @@ impl Connection for BitstampConnection {
     fn on_frame(&mut self, frame: Frame<'_>, now: Moment, out: &mut Vec<Event>) {
         match frame {
             Frame::Text(text) if text.len() > PROVIDER.limits.frame_bytes_max => {
-                out.push(Event::Malformed { reason: Malformed::Oversized, detail: format!("{} bytes", text.len()) });
+                out.push(Event::Malformed { reason: Malformed::Oversized, detail: format!("{} bytes", text.len()), trade: None });
             }
             Frame::Text(text) => self.on_text(text, now, out),
             Frame::Binary(bytes) => {
-                out.push(Event::Malformed { reason: Malformed::Binary, detail: format!("{} bytes", bytes.len()) });
+                out.push(Event::Malformed { reason: Malformed::Binary, detail: format!("{} bytes", bytes.len()), trade: None });
             }
         }
     }

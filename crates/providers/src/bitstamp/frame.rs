@@ -103,3 +103,16 @@ pub(super) struct TransactionRow<'a> {
     #[serde(borrow, rename = "type", default)]
     pub(super) side: Option<Number<'a>>,
 }
+
+/// What names a trade, in a frame or a row.
+#[derive(Debug, Deserialize)]
+pub(super) struct Identity<'a> {
+    #[serde(borrow, default)]
+    pub(super) id: Option<Number<'a>>,
+    #[serde(borrow, default)]
+    pub(super) tid: Option<Number<'a>>,
+    #[serde(borrow, default)]
+    pub(super) microtimestamp: Option<Number<'a>>,
+    #[serde(borrow, default)]
+    pub(super) date: Option<Number<'a>>,
+}

@@ -3,7 +3,7 @@
 //! Next: `connection.rs`.
 
 use super::PROVIDER;
-use super::frame::{BookData, TradeData, TransactionRow};
+use super::frame::{BookData, Identity, TradeData, TransactionRow};
 use crate::Malformed;
 use crate::number::{FieldError, Number, digits, integer, price, quantity, shape_error, time};
 use marketflow_model::{Conditions, Instrument, Price, Quantity, Quote, Side, Source, Timestamp, Trade};
@@ -66,6 +66,15 @@ pub(super) fn transaction(text: &str, instrument: &Instrument, received: Timesta
         conditions: Conditions::NONE,
         source: Source::Rest,
     })
+}
+
+/// Id and event time of a trade that cannot be kept otherwise, from a frame's `data` or a row, as far as they can be read.
+pub(super) fn identity(text: &str) -> (Option<i64>, Option<Timestamp>) {
+    let Ok(parts) = serde_json::from_str::<Identity<'_>>(text) else { return (None, None) };
+    let number = |field: Option<Number<'_>>| field.and_then(|number| integer("id", digits(number)).ok());
+    let micros = number(parts.microtimestamp).and_then(|count| time("microtimestamp", count, 1).ok());
+    let seconds = number(parts.date).and_then(|count| time("date", count, 1_000_000).ok());
+    (number(parts.id.or(parts.tid)), micros.or(seconds))
 }
 
 type Level = (Option<Price>, Option<Quantity>);

@@ -5,7 +5,7 @@
 //! Next: `services/producer/src/backfill.rs`.
 
 use super::{pair, parse};
-use crate::{Cursor, Page, Rest, RestAnswer, RestError, RestRequest, excerpt, status_error};
+use crate::{Cursor, MalformedRow, Page, Rest, RestAnswer, RestError, RestRequest, excerpt, status_error};
 use marketflow_model::{Instrument, Timestamp};
 use serde_json::value::RawValue;
 use std::time::Duration;
@@ -77,7 +77,10 @@ impl Rest for BitstampRest {
                         page.trades.push(trade);
                     }
                 }
-                Err((reason, detail)) => page.malformed.push((reason, detail, row.get().to_owned())),
+                Err((reason, detail)) => {
+                    let (id, event_time) = parse::identity(row.get());
+                    page.malformed.push(MalformedRow { reason, detail, raw: row.get().to_owned(), id, event_time });
+                }
             }
         }
         page.trades.sort_by_key(|trade| trade.sequence);
