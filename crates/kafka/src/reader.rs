@@ -18,6 +18,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Reads chosen partitions from chosen offsets, `read_committed`; commits nothing.
 pub struct Reader {
     inner: BaseConsumer<Quiet>,
+    /// Asked for ends that count open transactions too.
+    uncommitted: BaseConsumer<Quiet>,
 }
 
 impl Reader {
@@ -37,7 +39,9 @@ impl Reader {
             ],
             Quiet,
         )?;
-        Ok(Self { inner })
+        let uncommitted =
+            kafka.client(&[], &[("group.id", "marketflow-reader"), ("isolation.level", "read_uncommitted")], Quiet)?;
+        Ok(Self { inner, uncommitted })
     }
 
     /// Number of partitions of a topic.
@@ -73,8 +77,9 @@ impl Reader {
         }
     }
 
-    /// Reads `[from, end)` of one partition in order, where `end` is what is committed at the time of the call, and returns the offset to go on
-    /// from. Stops early when `take` breaks.
+    /// Reads `[from, end)` of one partition in order, where `end` is what was appended at the time of the call, and returns the offset to go on
+    /// from. A commit is acknowledged before its markers are written, so this waits first until the transactions up to `end` are decided. Stops
+    /// early when `take` breaks.
     ///
     /// # Errors
     /// The cluster's, or no progress for `stalled_after`.
@@ -85,13 +90,24 @@ impl Reader {
         stalled_after: Duration,
         mut take: impl FnMut(Record<'_>) -> ControlFlow<()>,
     ) -> Result<i64, Error> {
-        let (low, end) = self.range(of)?;
+        let (low, end) = self
+            .uncommitted
+            .fetch_watermarks(&of.topic, of.partition, ANSWER_WITHIN)
+            .map_err(Error::kafka(format!("read the ends of {of}")))?;
         let mut next = from.max(low);
         if next >= end {
             return Ok(next);
         }
-        self.assign(&[(of.clone(), next)])?;
         let mut progress = Instant::now();
+        while self.range(of)?.1 < end {
+            if progress.elapsed() >= stalled_after {
+                let doing = format!("read {of}: a transaction is open before {end}");
+                return Err(Error::Timeout { doing, seconds: stalled_after.as_secs() });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.assign(&[(of.clone(), next)])?;
+        progress = Instant::now();
         while next < end {
             match self.inner.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => {

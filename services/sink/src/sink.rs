@@ -1,0 +1,440 @@
+//! The loop: read, turn into rows, hand batches to landings, commit what has landed.
+//!
+//! Next: `assignment.rs`.
+
+use crate::assignment::{Assignment, Epochs, Prepared, epochs};
+use crate::batch::{Batch, Stream};
+use crate::config::{BatchLimits, Config};
+use crate::dead_letters::{CONSUMER, DeadLetters};
+use crate::error::stop;
+use crate::landing::Landing;
+use crate::metrics::Metrics;
+use crate::tables::{Place, Refused, Table, table_for};
+use anyhow::{Context, bail};
+use marketflow_clickhouse::{ClickHouse, migrations};
+use marketflow_contract::{headers, topics};
+use marketflow_kafka::{
+    Consumer, Decoder, Disposition, GroupSettings, KafkaConfig, Rebalance, Record, Registry, TopicPartition, admin,
+};
+use marketflow_model::{EnvelopeClass, Timestamp};
+use marketflow_runtime::Stop;
+use std::collections::{BTreeMap, btree_map};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+const POLL: Duration = Duration::from_millis(50);
+const POLL_RECORDS: usize = 20_000;
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+const LAG_EVERY: Duration = Duration::from_secs(5);
+const EPOCHS_EVERY: Duration = Duration::from_secs(60);
+/// Pause before a value is decoded again whose schema the registry could not be asked for.
+const DECODE_AGAIN: Duration = Duration::from_millis(500);
+
+/// Everything checked, nothing read yet.
+pub struct Sink {
+    consumer: Consumer,
+    work: Work,
+}
+
+/// What the loop knows of one assigned partition.
+struct Lane {
+    /// Told apart from an earlier assignment of the same partition.
+    generation: u64,
+    stream: Stream,
+    marks: BTreeMap<u32, i64>,
+    gathering: Option<Batch>,
+    in_flight: bool,
+    paused: bool,
+    /// Next offset whose record has not landed yet.
+    landed: Option<i64>,
+}
+
+/// What comes back from the tasks beside the loop.
+enum News {
+    Prepared { generation: u64, result: anyhow::Result<Vec<Prepared>> },
+    Landed { generation: u64, of: TopicPartition, next_offset: i64, result: anyhow::Result<()> },
+    Epochs(Epochs),
+}
+
+struct Work {
+    runtime: Handle,
+    kafka: KafkaConfig,
+    limits: BatchLimits,
+    accept_loss: bool,
+    assignment: Assignment,
+    landing: Landing,
+    decoder: Decoder,
+    metrics: Metrics,
+    generation: u64,
+    lanes: BTreeMap<TopicPartition, Lane>,
+    to_commit: BTreeMap<TopicPartition, i64>,
+    send: Sender<News>,
+    receive: Receiver<News>,
+    row: Vec<u8>,
+    lag_read: Instant,
+    epochs_asked: Instant,
+}
+
+impl Sink {
+    /// Connects to everything and checks it: topics, schemas, tables and their columns.
+    ///
+    /// # Errors
+    /// What cannot be reached or does not agree, in words.
+    pub async fn connect(config: Config, registry: &marketflow_runtime::Metrics) -> anyhow::Result<Self> {
+        let metrics = Metrics::new(registry);
+        let clickhouse = ClickHouse::new(&config.clickhouse);
+        clickhouse.version().await.with_context(|| format!("ClickHouse at {}", config.clickhouse.url))?;
+        migrations::check(&clickhouse).await?;
+        admin::check(&config.kafka, ANSWER_WITHIN)
+            .await
+            .with_context(|| format!("Kafka at {}", config.kafka.bootstrap_servers))?;
+        let schemas = Registry::new(&config.registry)?;
+        let ids = schemas.ids().await.with_context(|| format!("schema registry at {}", config.registry.url))?;
+        let tables = tables();
+        for table in tables.values() {
+            check_columns(&clickhouse, table).await?;
+        }
+        let dead_letters = Arc::new(DeadLetters::new(&config.kafka, &ids)?);
+
+        let group = GroupSettings {
+            instance_id: (!config.group.instance_id.is_empty()).then(|| config.group.instance_id.clone()),
+            session_timeout: config.group.session_timeout,
+            pause_on_assign: true,
+            ..GroupSettings::new(&config.group.id)
+        };
+        let names: Vec<&str> = tables.keys().map(String::as_str).collect();
+        let consumer = Consumer::subscribe(&config.kafka, &group, &names)?;
+        let (send, receive) = channel();
+        let work = Work {
+            runtime: Handle::current(),
+            kafka: config.kafka.clone(),
+            limits: config.batch,
+            accept_loss: config.stream.accept_loss,
+            assignment: Assignment {
+                clickhouse: clickhouse.clone(),
+                kafka: config.kafka.clone(),
+                accepted: config.stream,
+                tables: Arc::new(tables),
+            },
+            landing: Landing { clickhouse, kafka: config.kafka, dead_letters, tries: config.insert, metrics: metrics.clone() },
+            decoder: Decoder::new(schemas, &ids),
+            metrics,
+            generation: 0,
+            lanes: BTreeMap::new(),
+            to_commit: BTreeMap::new(),
+            send,
+            receive,
+            row: Vec::new(),
+            lag_read: Instant::now(),
+            epochs_asked: Instant::now(),
+        };
+        Ok(Self { consumer, work })
+    }
+
+    /// Runs on a plain thread until the stop is requested and everything read has landed.
+    ///
+    /// # Errors
+    /// What a person must look at; nothing was skipped.
+    pub fn run(self, until: &Stop) -> anyhow::Result<()> {
+        let Self { consumer, mut work } = self;
+        while !until.requested() {
+            let batch = consumer.poll_batch(POLL, POLL_RECORDS)?;
+            for event in &batch.rebalances {
+                work.on_rebalance(event);
+            }
+            for record in batch.records() {
+                work.take(&record)?;
+            }
+            drop(batch);
+            work.on_news(&consumer)?;
+            work.start_landings(&consumer, false)?;
+            work.commit(&consumer)?;
+            work.look_around(&consumer);
+        }
+        work.drain(&consumer)
+    }
+}
+
+/// Topic → table of its main record type.
+fn tables() -> BTreeMap<String, &'static Table> {
+    let ours = topics::all().into_iter().filter(|topic| topic.readers.iter().any(|reader| reader == "sink"));
+    ours.filter_map(|topic| Some((topic.name, table_for(*topic.values.first()?)?))).collect()
+}
+
+async fn check_columns(clickhouse: &ClickHouse, table: &Table) -> anyhow::Result<()> {
+    let actual = clickhouse.columns(table.name).await?;
+    for (name, kind) in table.columns() {
+        match actual.iter().find(|(actual, _)| actual == name) {
+            None => {
+                let what =
+                    format!("table {} has no column {name} {kind}; apply schemas/clickhouse with `marketflow up`", table.name);
+                return Err(stop(what));
+            }
+            Some((_, other)) if other != kind => {
+                return Err(stop(format!("column {name} of table {} is {other}, should be {kind}", table.name)));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+impl Work {
+    fn on_rebalance(&mut self, event: &Rebalance) {
+        match event {
+            Rebalance::Assigned(partitions) => {
+                tracing::info!(partitions = partitions.len(), "assigned");
+                self.generation += 1;
+                let (generation, send) = (self.generation, self.send.clone());
+                let (assignment, partitions) = (self.assignment.clone(), partitions.clone());
+                self.runtime.spawn(async move {
+                    let result = assignment.prepare(partitions).await;
+                    tell(&send, News::Prepared { generation, result });
+                });
+            }
+            Rebalance::Revoked(partitions) | Rebalance::Lost(partitions) => {
+                tracing::info!(partitions = partitions.len(), "gone");
+                for of in partitions {
+                    // what was gathered is read again by the next owner; what is in flight is skipped there by its mark
+                    self.lanes.remove(of);
+                    self.to_commit.remove(of);
+                }
+            }
+        }
+    }
+
+    /// One record → its row in the batch of its lane, or counted.
+    fn take(&mut self, record: &Record<'_>) -> anyhow::Result<()> {
+        let (topic, offset) = (record.topic(), record.offset());
+        self.metrics.consumed.with_label_values(&[topic]).inc();
+        let of = TopicPartition::new(topic, record.partition());
+        let Some(lane) = self.lanes.get_mut(&of) else { bail!("a record of {of} came before its partition was prepared") };
+        let batch = lane.gathering.get_or_insert_with(|| Batch::new(offset));
+        batch.next_offset = offset + 1;
+
+        let discarded = |reason: &str| self.metrics.discarded.with_label_values(&[topic, reason]).inc();
+        if record.header(headers::REDRIVE_FOR).is_some_and(|consumer| consumer != CONSUMER.as_bytes()) {
+            discarded("not_selected");
+            return Ok(());
+        }
+        let Some(value) = record.value() else {
+            discarded("tombstone");
+            return Ok(());
+        };
+        let append_time = record.timestamp().unwrap_or(Timestamp::from_micros(0));
+        let place =
+            Place { epoch: &lane.stream.epoch, topic: &lane.stream.topic, partition: lane.stream.partition, offset, append_time };
+        self.row.clear();
+        let refused = loop {
+            let table = lane.stream.table;
+            match self.decoder.schema_of(value) {
+                // controls beside data; their copies for tables are on a topic of their own
+                Ok(schema) if schema == marketflow_contract::Schema::Control && schema != table.schema => {
+                    discarded("control");
+                    return Ok(());
+                }
+                Ok(_) => {}
+                Err(problem) if !problem.is_retriable() => break Refused::Decode(problem),
+                Err(problem) => {
+                    tracing::warn!(%of, offset, error = %problem, "waiting for the schema registry");
+                    std::thread::sleep(DECODE_AGAIN);
+                    continue;
+                }
+            }
+            match table.write(&mut self.decoder, value, &place, &mut self.row) {
+                Ok(table_partition) => {
+                    if lane.marks.get(&table_partition).is_some_and(|mark| offset <= *mark) {
+                        discarded("landed");
+                    } else {
+                        batch.push(table_partition, offset, &self.row);
+                        batch.last_append = append_time;
+                    }
+                    return Ok(());
+                }
+                Err(refused) => break refused,
+            }
+        };
+        let (class, label, reason) = match refused {
+            Refused::Decode(problem) => (EnvelopeClass::Undecodable, "undecodable", problem.to_string()),
+            Refused::OutOfRange(reason) => (EnvelopeClass::Refused, "refused", reason),
+        };
+        discarded(label);
+        tracing::warn!(%of, offset, reason, "set aside");
+        batch.set_aside += 1;
+        self.landing.dead_letters.send(class, reason, record)
+    }
+
+    fn on_news(&mut self, consumer: &Consumer) -> anyhow::Result<()> {
+        while let Ok(news) = self.receive.try_recv() {
+            match news {
+                News::Prepared { generation, result } => {
+                    if generation == self.generation {
+                        self.begin_lanes(consumer, generation, result?)?;
+                    }
+                }
+                News::Landed { generation, of, next_offset, result } => {
+                    self.metrics.in_flight.dec();
+                    let btree_map::Entry::Occupied(mut lane) = self.lanes.entry(of.clone()) else { continue };
+                    if lane.get().generation == generation {
+                        result.with_context(|| format!("landing {of} up to {next_offset}"))?;
+                        lane.get_mut().in_flight = false;
+                        lane.get_mut().landed = Some(next_offset);
+                        self.to_commit.insert(of, next_offset);
+                    }
+                }
+                News::Epochs(now) => {
+                    for (of, lane) in &self.lanes {
+                        if now.get(&of.topic).is_none_or(|epoch| *epoch != lane.stream.epoch) {
+                            return Err(stop(format!(
+                                "topic {} was created again while it was read; start the sink anew and follow what it says",
+                                of.topic
+                            )));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Prepared partitions begin at the committed offset, or at the log's start where the tables do not know the stream yet.
+    fn begin_lanes(&mut self, consumer: &Consumer, generation: u64, prepared: Vec<Prepared>) -> anyhow::Result<()> {
+        let partitions: Vec<TopicPartition> =
+            prepared.iter().map(|p| TopicPartition::new(&*p.stream.topic, p.stream.partition)).collect();
+        let committed: BTreeMap<TopicPartition, i64> = consumer.committed(&partitions, ANSWER_WITHIN)?.into_iter().collect();
+        for Prepared { stream, marks, low, new_here } in prepared {
+            let of = TopicPartition::new(&*stream.topic, stream.partition);
+            match committed.get(&of) {
+                Some(next) if new_here && *next > low => {
+                    tracing::warn!(%of, from = low, committed = next, "the tables know nothing of this stream: reading it from its start");
+                    consumer.seek(&of, low, ANSWER_WITHIN)?;
+                }
+                Some(next) if *next < low => {
+                    if !self.accept_loss {
+                        return Err(stop(format!(
+                            "records {next} to {low} of {of} expired before they were read; they can be landed no more. Start once with --set \
+                             stream.accept_loss=true to go on without them"
+                        )));
+                    }
+                    tracing::error!(%of, from = next, to = low, "records expired unread");
+                }
+                _ => {}
+            }
+            let lane = Lane {
+                generation,
+                stream,
+                marks,
+                gathering: None,
+                in_flight: false,
+                paused: false,
+                landed: committed.get(&of).copied(),
+            };
+            self.lanes.insert(of, lane);
+        }
+        consumer.resume(&partitions)?;
+        tracing::info!(partitions = partitions.len(), "reading");
+        Ok(())
+    }
+
+    /// Full or old batches begin to land, one per lane at a time; a lane whose next batch is full while one is in flight waits.
+    fn start_landings(&mut self, consumer: &Consumer, all: bool) -> anyhow::Result<()> {
+        for (of, lane) in &mut self.lanes {
+            let Some(batch) = &lane.gathering else { continue };
+            let full = batch.rows >= self.limits.max_rows || batch.bytes >= self.limits.max_bytes;
+            if lane.in_flight {
+                if full && !lane.paused {
+                    consumer.pause(std::slice::from_ref(of))?;
+                    lane.paused = true;
+                }
+                continue;
+            }
+            if !(full || all || batch.begun.elapsed() >= self.limits.max_age) {
+                continue;
+            }
+            let Some(batch) = lane.gathering.take() else { continue };
+            if lane.paused {
+                consumer.resume(std::slice::from_ref(of))?;
+                lane.paused = false;
+            }
+            lane.in_flight = true;
+            self.metrics.in_flight.inc();
+            let (landing, stream, send) = (self.landing.clone(), lane.stream.clone(), self.send.clone());
+            let (generation, of, next_offset) = (lane.generation, of.clone(), batch.next_offset);
+            self.runtime.spawn(async move {
+                let result = landing.land(&stream, batch).await;
+                tell(&send, News::Landed { generation, of, next_offset, result });
+            });
+        }
+        Ok(())
+    }
+
+    /// Committed offsets are a hint for the next start; the rows decide. So a refusal is no failure.
+    fn commit(&mut self, consumer: &Consumer) -> anyhow::Result<()> {
+        if self.to_commit.is_empty() {
+            return Ok(());
+        }
+        let next: Vec<(TopicPartition, i64)> = self.to_commit.iter().map(|(of, offset)| (of.clone(), *offset)).collect();
+        match consumer.commit(&next) {
+            Ok(()) => self.to_commit.clear(),
+            Err(problem) => {
+                let reason = match problem.disposition() {
+                    Disposition::Retry => "retry",
+                    Disposition::Abort => "group_moved_on",
+                    Disposition::DeadLetter | Disposition::Fatal => return Err(problem.into()),
+                };
+                self.metrics.commit_failures.with_label_values(&[reason]).inc();
+                tracing::warn!(error = %problem, "offsets were not committed; tried again");
+            }
+        }
+        Ok(())
+    }
+
+    fn look_around(&mut self, consumer: &Consumer) {
+        if self.lag_read.elapsed() >= LAG_EVERY {
+            self.lag_read = Instant::now();
+            for (of, lane) in &self.lanes {
+                let Ok((low, end)) = consumer.watermarks(of, Duration::from_secs(1)) else { break };
+                let lag = end - lane.landed.unwrap_or(low).max(low);
+                self.metrics.lag.with_label_values(&[of.topic.as_str(), &of.partition.to_string()]).set(lag);
+            }
+        }
+        if self.epochs_asked.elapsed() >= EPOCHS_EVERY {
+            self.epochs_asked = Instant::now();
+            let (kafka, send) = (self.kafka.clone(), self.send.clone());
+            self.runtime.spawn_blocking(move || {
+                if let Ok(epochs) = epochs(&kafka) {
+                    tell(&send, News::Epochs(epochs));
+                }
+            });
+        }
+    }
+
+    /// Nothing more is read; what was read lands and is committed. The drain deadline is the runtime's.
+    fn drain(mut self, consumer: &Consumer) -> anyhow::Result<()> {
+        let all: Vec<TopicPartition> = self.lanes.keys().cloned().collect();
+        consumer.pause(&all)?;
+        loop {
+            self.on_news(consumer)?;
+            self.start_landings(consumer, true)?;
+            self.commit(consumer)?;
+            if self.lanes.values().all(|lane| !lane.in_flight && lane.gathering.is_none()) && self.to_commit.is_empty() {
+                return Ok(());
+            }
+            // the group expects polls; everything is paused, so only rebalances come
+            for event in consumer.poll_batch(POLL, 1)?.rebalances {
+                if !matches!(event, Rebalance::Assigned(_)) {
+                    self.on_rebalance(&event);
+                }
+            }
+        }
+    }
+}
+
+/// The loop may be gone already when its last tasks end.
+fn tell(send: &Sender<News>, news: News) {
+    if send.send(news).is_err() {
+        tracing::debug!("nobody waits for this any more");
+    }
+}
