@@ -26,7 +26,9 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 pub enum Close {
     /// With a close frame.
     Frame(u16, &'static str),
-    /// The TCP connection just ends.
+    /// What is queued is written, then the TCP connection just ends.
+    Cut,
+    /// The TCP connection just ends, at once.
     Abrupt,
 }
 
@@ -109,26 +111,24 @@ impl Connection {
         self.send(OpCode::Control(Control::Ping), payload)
     }
 
-    /// Ends the connection, after what is queued or at once.
+    /// Ends the connection.
     pub fn close(&self, close: Close) {
-        match close {
-            Close::Frame(code, reason) => {
-                let mut payload = code.to_be_bytes().to_vec();
-                payload.extend_from_slice(reason.as_bytes());
-                self.send(OpCode::Control(Control::Close), &payload);
-                self.outbox().closing.get_or_insert(close);
-            }
-            Close::Abrupt => {
-                let mut outbox = self.outbox();
-                outbox.bytes.clear();
-                outbox.closing = Some(Close::Abrupt);
-            }
+        if let Close::Frame(code, reason) = close {
+            let mut payload = code.to_be_bytes().to_vec();
+            payload.extend_from_slice(reason.as_bytes());
+            self.send(OpCode::Control(Control::Close), &payload);
         }
+        let mut outbox = self.outbox();
+        if close == Close::Abrupt {
+            outbox.bytes.clear();
+            outbox.closing = Some(close);
+        } else {
+            outbox.closing.get_or_insert(close);
+        }
+        drop(outbox);
         self.filled.notify_one();
         self.drained.notify_waiters();
-        if close == Close::Abrupt {
-            self.ended.notify_one();
-        }
+        self.ended.notify_one();
     }
 
     /// Leaves the connection half-open for so long: it stays up, but neither reads nor writes any more.
@@ -241,8 +241,11 @@ pub async fn serve<IO: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
                 if let Some(for_) = connection.muted() {
                     // Half-open: both halves are kept, nothing is read or written.
                     tokio::time::sleep(for_).await;
+                    break;
                 }
-                break;
+                if connection.outbox().closing == Some(Close::Abrupt) {
+                    break;
+                }
             }
             () = tokio::time::sleep(CLOSE_GRACE), if closing.is_some() => break,
         }

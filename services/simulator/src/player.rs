@@ -527,7 +527,7 @@ impl Player {
                 | FaultKind::RefuseRegion
                 | FaultKind::RefuseConnect
                 | FaultKind::ZeroSize
-                | FaultKind::TooPrecise => connection.close(spec.code.map_or(Close::Abrupt, |code| Close::Frame(code, ""))),
+                | FaultKind::TooPrecise => connection.close(spec.code.map_or(Close::Cut, |code| Close::Frame(code, ""))),
             }
             // From here on its trades are not sent to it, whenever its task notices.
             hub.unsubscribe_all(&connection);

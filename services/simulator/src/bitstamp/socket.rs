@@ -54,7 +54,7 @@ fn subscribe(simulation: &Simulation, connection: &Arc<Connection>, channel: &st
     }
     if channels.len() >= simulation.config.bitstamp.channels {
         drop(channels);
-        return connection.close(Close::Abrupt);
+        return connection.close(Close::Cut);
     }
     channels.push(channel.to_owned());
     drop(channels);
@@ -245,7 +245,8 @@ mod tests {
     #[test]
     fn books_are_ordered_and_not_crossed() {
         for id in 0..200 {
-            let trade = Trade { id, taker_sells: id % 2 == 0, ..trade() };
+            let mut trade = trade();
+            (trade.id, trade.taker_sells) = (id, id % 2 == 0);
             let bids: Vec<_> = book_side(&market(), &trade, true, 1).take(100).collect();
             let asks: Vec<_> = book_side(&market(), &trade, false, 1).take(100).collect();
             assert!(bids.is_sorted_by(|a, b| a.0 > b.0) && asks.is_sorted_by(|a, b| a.0 < b.0));
