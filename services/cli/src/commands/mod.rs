@@ -6,6 +6,7 @@
 pub mod bars;
 pub mod completion;
 mod connection;
+pub mod demo;
 pub mod doctor;
 pub mod down;
 pub mod explain;
@@ -48,6 +49,7 @@ commands! {
     Status(status),
     Logs(logs),
     Doctor(doctor),
+    Demo(demo),
     Import(import),
     Bars(bars),
     Explain(explain),

@@ -1,4 +1,4 @@
-//! Questions to ClickHouse, with values as server-side parameters and answers as text: decimals stay digits.
+//! Questions to ClickHouse, with values bound by the client crate and answers as text: decimals stay digits.
 
 use super::connection;
 use anyhow::Context;
@@ -11,7 +11,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(300);
 /// A row of texts; `None` = null.
 pub(crate) type Texts = Vec<Option<String>>;
 
-/// Asks for rows whose columns are all texts (`toString(…)`); `{name:Type}` in the SQL takes the parameter of that name.
+/// Asks for rows whose columns are all texts (`toString(…)`); `{name:String}` and `{name:Int64}` in the SQL take the parameter of that name.
 ///
 /// # Errors
 /// 69 when ClickHouse does not answer.
@@ -21,7 +21,11 @@ pub(crate) async fn texts(
     sql: &str,
     parameters: &[(&str, String)],
 ) -> anyhow::Result<Vec<Texts>> {
-    let query = parameters.iter().fold(clickhouse.query(sql), |query, (name, value)| query.param(name, value));
+    let (sql, values) = positional(sql, parameters)?;
+    let query = values.iter().fold(clickhouse.query(&sql), |query, value| match value {
+        Value::Text(text) => query.bind(text),
+        Value::Number(number) => query.bind(number),
+    });
     let ask = async {
         let mut cursor = query.fetch_bytes("JSONCompactEachRow")?;
         let mut answer = Vec::new();
@@ -39,6 +43,32 @@ pub(crate) async fn texts(
         .collect()
 }
 
+#[derive(PartialEq, Eq, Debug)]
+enum Value<'a> {
+    Text(&'a str),
+    Number(i64),
+}
+
+/// `{name:Type}` becomes `?`, which the client crate replaces by an escaped literal. (It sends server-side parameters as a multipart form,
+/// which not every server and proxy takes.)
+fn positional<'a>(sql: &str, parameters: &'a [(&str, String)]) -> anyhow::Result<(String, Vec<Value<'a>>)> {
+    let (mut positional, mut values) = (String::new(), Vec::new());
+    let mut rest = sql;
+    while let Some((before, after)) = rest.split_once('{') {
+        let (name, kind, after) = after
+            .split_once('}')
+            .and_then(|(parameter, after)| parameter.split_once(':').map(|(name, kind)| (name, kind, after)))
+            .context("a parameter in the SQL is written {name:Type}")?;
+        let (_, value) = parameters.iter().find(|(known, _)| *known == name).with_context(|| format!("no parameter {name}"))?;
+        values.push(if kind == "Int64" { Value::Number(value.parse()?) } else { Value::Text(value) });
+        positional.push_str(before);
+        positional.push('?');
+        rest = after;
+    }
+    positional.push_str(rest);
+    Ok((positional, values))
+}
+
 /// The client of the stack that runs, or of the environment.
 ///
 /// # Errors
@@ -54,4 +84,18 @@ pub(crate) fn clickhouse() -> anyhow::Result<ClickHouse> {
 pub(crate) fn with_exit<T>(result: Result<T, Error>) -> anyhow::Result<T> {
     let unreachable = result.as_ref().is_err_and(Error::is_unreachable);
     result.exit(if unreachable { Exit::Unreachable } else { Exit::Failed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_parameters_are_bound_in_the_order_of_the_sql() {
+        let parameters = [("from", "17".to_owned()), ("symbol", "a'b{c}".to_owned())];
+        let (sql, values) = positional("x = {symbol:String} AND t >= {from:Int64} AND y = {symbol:String}", &parameters).unwrap();
+        assert_eq!(sql, "x = ? AND t >= ? AND y = ?");
+        assert_eq!(values, [Value::Text("a'b{c}"), Value::Number(17), Value::Text("a'b{c}")]);
+        assert!(positional("x = {other:String}", &parameters).is_err());
+    }
 }

@@ -499,7 +499,7 @@ impl Prepared {
             return Ok(Exit::Ok);
         }
         let mut table = comfy_table::Table::new();
-        table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+        table.load_preset(comfy_table::presets::NOTHING);
         table.set_header(match self.layout.columns {
             Columns::Trades(_) => vec!["line", "time (UTC)", "price", "size", "side", "id"],
             Columns::Candles(_) => {

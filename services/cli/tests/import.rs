@@ -1,0 +1,183 @@
+//! `marketflow import` and the questions after it, against real Kafka, registry, ClickHouse, processor and sink.
+
+use marketflow_testkit::TestStack;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// 2024-03-01T00:00:00Z.
+const START: i64 = 1_709_251_200;
+const MINUTES: i64 = 16;
+
+/// Three trades a minute: bought, sold, bought.
+fn rows() -> Vec<String> {
+    (0..MINUTES)
+        .flat_map(|minute| {
+            let at = START + 60 * minute;
+            [
+                format!("{},{},1", at + 5, 100 + minute),
+                format!("{},{},-2", at + 20, 101 + minute),
+                format!("{},{}.5,0.5", at + 40, 99 + minute),
+            ]
+        })
+        .collect()
+}
+
+/// The 1-minute bars of [`rows`], by hand: turnover is 100 + 2 x 101 + 0.5 x 99.5 = 351.75, 3.5 more each minute; vwap is that by 3.5.
+fn expected_csv() -> String {
+    let mut csv = "open_time,open,high,low,close,volume,buy_volume,trade_count,vwap,revision,quality,turnover,sell_volume\n".to_owned();
+    for minute in 0..MINUTES {
+        let turnover_hundredths = 35_175 + 350 * minute;
+        let turnover = format!("{}.{:02}", turnover_hundredths / 100, turnover_hundredths % 100);
+        let turnover = turnover.trim_end_matches('0').trim_end_matches('.');
+        let (open, high, low) = (100 + minute, 101 + minute, 99 + minute);
+        writeln!(
+            csv,
+            "2024-03-01T00:{minute:02}:00Z,{open},{high},{low}.5,{low}.5,3.5,1.5,3,{open}.5,0,complete,{turnover},2"
+        )
+        .unwrap();
+    }
+    csv
+}
+
+struct Cli<'a> {
+    stack: &'a TestStack,
+    folder: PathBuf,
+}
+
+impl Cli<'_> {
+    fn run(&self, arguments: &[&str]) -> Output {
+        let addresses = self.stack.addresses();
+        Command::new(env!("CARGO_BIN_EXE_marketflow"))
+            .args(arguments)
+            .env("MARKETFLOW__KAFKA__BOOTSTRAP_SERVERS", addresses.kafka)
+            .env("MARKETFLOW__REGISTRY__URL", addresses.registry)
+            .env("MARKETFLOW__CLICKHOUSE__URL", addresses.clickhouse)
+            .env("LANG", "C")
+            .output()
+            .unwrap()
+    }
+
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{arguments:?} ended with {}\n{out}\n{err}", output.status);
+        out.into_owned()
+    }
+
+    fn refused(&self, arguments: &[&str], code: i32, part: &str) {
+        let output = self.run(arguments);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {err}");
+        assert!(err.contains(part), "{arguments:?}: {err}");
+    }
+
+    fn file(&self, name: &str, lines: &[String]) -> String {
+        let path = self.folder.join(name);
+        std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+        path.display().to_string()
+    }
+
+    fn import(&self, file: &str, symbol: &str, more: &[&str]) -> serde_json::Value {
+        let out = self.ok(&[&import_arguments(file, symbol), more, &["--json"]].concat());
+        serde_json::from_str(&out).unwrap()
+    }
+
+    fn bars(&self, symbol: &str, interval: &str) -> String {
+        self.ok(&["bars", "--instrument", &format!("TEST:{symbol}"), "--interval", interval, "--format", "csv"])
+    }
+}
+
+fn import_arguments<'a>(file: &'a str, symbol: &'a str) -> Vec<&'a str> {
+    let columns = ["--time-column", "1", "--time-unit", "s", "--price-column", "2", "--size-column", "3", "--signed-size"];
+    [&["import", "trades", file, "--venue", "TEST", "--symbol", symbol], &columns[..]].concat()
+}
+
+fn folder_of(stack: &TestStack) -> PathBuf {
+    let folder = Path::new(stack.home()).join("files");
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_becomes_bars_once_however_often_it_is_imported() {
+    let mut stack = TestStack::start().await.unwrap();
+    stack.start_service("processor", &[]).await.unwrap();
+    stack.start_service("sink", &[("batch.max_age", "100ms")]).await.unwrap();
+    let cli = Cli { stack: &stack, folder: folder_of(&stack) };
+
+    let file = cli.file("plain.csv", &rows());
+    let first = cli.import(&file, "PLAIN", &[]);
+    assert_eq!((&first["sent"], &first["known_before"], &first["quarantined"]), (&48.into(), &0.into(), &0.into()));
+    assert_eq!(first["bars"], serde_json::json!({ "1m": 16, "5m": 4, "15m": 2 }));
+    assert_eq!(cli.bars("PLAIN", "1m"), expected_csv());
+    let five = cli.bars("PLAIN", "5m");
+
+    let second = cli.import(&file, "PLAIN", &[]);
+    assert_eq!((&second["feed"], &second["known_before"]), (&first["feed"], &48.into()));
+    assert_eq!(cli.bars("PLAIN", "1m"), expected_csv());
+    assert_eq!(cli.bars("PLAIN", "5m"), five);
+
+    let backwards: Vec<String> = rows().into_iter().rev().collect();
+    let backwards = cli.file("backwards.csv", &backwards);
+    cli.refused(&import_arguments(&backwards, "SORTED"), 2, "32 of 48 rows lie more than 5m behind an earlier row (the first is line 17");
+    cli.import(&backwards, "SORTED", &["--sort"]);
+    assert_eq!(cli.bars("SORTED", "1m"), expected_csv());
+
+    // the first and the last minute were cut
+    cli.import(&file, "CUT", &["--partial"]);
+    let cut = cli.bars("CUT", "1m");
+    let qualities: Vec<&str> = cut.lines().skip(1).map(|line| line.split(',').nth(10).unwrap()).collect();
+    assert_eq!((qualities[0], qualities[1], qualities[14], qualities[15]), ("partial_open", "complete", "complete", "partial_open"));
+
+    // what is no row is kept with its line, and what is around it counts
+    let mut bad = rows();
+    bad.insert(1, "1709251206,1.123456789,1".to_owned());
+    bad.insert(2, "soon,1,1".to_owned());
+    let bad = cli.file("bad.csv", &bad);
+    let report = cli.import(&bad, "BAD", &[]);
+    assert_eq!((&report["sent"], &report["quarantined"]), (&48.into(), &2.into()));
+    assert_eq!(cli.bars("BAD", "1m"), expected_csv());
+    let kept = cli.ok(&["tail", "market.quarantine.v1", "--from-beginning", "--no-follow", "--json", "--instrument", "TEST:BAD"]);
+    let kept: Vec<serde_json::Value> = kept.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    assert!(kept.iter().any(|record| {
+        record["value"]["value"] == "1709251206,1.123456789,1"
+            && record["value"]["reason"] == "bad.csv line 2: price \"1.123456789\" has more than 8 significant decimals"
+    }));
+
+    one_bar_is_explained(&cli);
+    records_and_queries_are_shown(&cli);
+    stack.stop().await;
+}
+
+fn one_bar_is_explained(cli: &Cli<'_>) {
+    let question = ["explain", "--instrument", "TEST:PLAIN", "--interval", "5m", "--open-time", "2024-03-01T00:15:00Z"];
+    let explained: serde_json::Value = serde_json::from_str(&cli.ok(&[&question[..], &["--json"]].concat())).unwrap();
+    assert_eq!((&explained["trade_count"], &explained["volume"]), (&3.into(), &"3.5".into()));
+    let prices: Vec<&str> = explained["trades"].as_array().unwrap().iter().map(|trade| trade["price"].as_str().unwrap()).collect();
+    assert_eq!(prices, ["115", "116", "114.5"]);
+    let words = cli.ok(&question);
+    assert!(words.contains("3 trades with a volume of 3.5, as in the bar"), "{words}");
+    cli.refused(&["explain", "--instrument", "TEST:PLAIN", "--open-time", "2024-03-01T00:00:30Z"], 64, "opens at 2024-03-01T00:00:00Z");
+    cli.refused(&["explain", "--instrument", "TEST:PLAIN", "--open-time", "2025-03-01"], 1, "nothing traded then");
+}
+
+fn records_and_queries_are_shown(cli: &Cli<'_>) {
+    let records = ["tail", "market.trades.v1", "--instrument", "TEST:CUT", "--from-beginning", "--no-follow", "--json"];
+    let records = cli.ok(&records);
+    let kinds: Vec<String> = records
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|record| record["type"] == "Trade")
+        .map(|record| record["value"]["event_time"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!((kinds.len(), kinds[0].as_str()), (48, "2024-03-01T00:00:05Z"));
+    let shown = cli.ok(&["tail", "market.bars.v1", "--from-beginning", "--max", "3"]);
+    assert_eq!(shown.lines().count(), 3, "{shown}");
+    cli.refused(&["tail", "market.trade.v1"], 64, "market.trades.v1");
+
+    let count = cli.ok(&["sql", "--format", "TabSeparated", "SELECT count() FROM trades WHERE instrument = 'TEST:PLAIN'"]);
+    assert_eq!(count, "48\n");
+    cli.refused(&["sql", "SELECT nothing FROM nowhere"], 1, "nowhere");
+}
