@@ -1,0 +1,140 @@
+//! The processor against real Kafka and registry: bars equal the oracle's, also when it is killed again and again; every record has one outcome.
+
+use anyhow::ensure;
+use marketflow_contract::topics;
+use marketflow_kafka::{Outgoing, Producer, ProducerSettings};
+use marketflow_model::{
+    Bar, Control, ControlKind, Envelope, EnvelopeClass, Feed, FeedState, Instrument, Interval, Quality, Timestamp, Trade,
+};
+use marketflow_testkit::{RandomWalk, TestStack, eventually};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+const START: Timestamp = Timestamp::from_seconds(1_700_000_100);
+const MINUTE: i64 = 60_000_000;
+
+fn feed() -> Feed {
+    Feed::new("sim")
+}
+
+fn control(kind: ControlKind, at: Timestamp) -> Control {
+    Control::new(kind, feed(), at)
+}
+
+fn heartbeat(through: Timestamp) -> Control {
+    Control { complete_through: Some(through), ..control(ControlKind::Heartbeat, through) }
+}
+
+/// One stack for all: starting it takes longer than what is tested.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processor() -> anyhow::Result<()> {
+    let mut stack = TestStack::start_with(&["kafka", "registry"]).await?;
+    stack.start_service("processor", &[]).await?;
+    bars_equal_the_oracle_though_the_processor_is_killed(&stack).await?;
+    what_is_not_used_is_set_aside_with_its_origin(&stack).await?;
+    a_broker_that_is_killed_is_waited_for(&stack).await?;
+    stack.stop().await;
+    Ok(())
+}
+
+async fn bars_equal_the_oracle_though_the_processor_is_killed(stack: &TestStack) -> anyhow::Result<()> {
+    let instruments = RandomWalk::instruments(20);
+    let trades: Vec<Trade> = RandomWalk::new(7, feed(), &instruments, START, 100).take(60_000).collect();
+    stack.send_control(&Control { state: FeedState::Up, from: Some(START), ..control(ControlKind::FeedState, START) }).await?;
+    for (round, part) in trades.chunks(6_000).enumerate() {
+        stack.send_trades(part.to_vec()).await?;
+        // the same records again: an at-least-once producer
+        stack.send_trades(part.iter().step_by(37).cloned().collect()).await?;
+        let last = part.last().map_or(START, |t| t.event_time);
+        stack.send_control(&heartbeat(last.plus_micros(-2_000_000))).await?;
+        if round % 2 == 0 {
+            stack.parts.crash("processor")?;
+        }
+    }
+    stack.send_control(&heartbeat(trades[trades.len() - 1].event_time.plus_micros(20 * MINUTE))).await?;
+
+    let expected = marketflow_oracle::recompute(&trades, &Interval::STANDARD);
+    let bars = eventually(PATIENCE, async || {
+        let bars: Vec<Bar> = stack.read::<Bar>(topics::BARS).await?.into_iter().map(|l| l.record).collect();
+        ensure!(bars.len() >= expected.len(), "{} of {} bars", bars.len(), expected.len());
+        Ok(bars)
+    })
+    .await?;
+    ensure!(
+        marketflow_oracle::differences(&expected, &bars, 5).is_empty(),
+        "{:?}",
+        marketflow_oracle::differences(&expected, &bars, 5)
+    );
+    let mut revisions: BTreeMap<(Instrument, Interval, Timestamp), i32> = BTreeMap::new();
+    for bar in &bars {
+        let next = revisions.entry((bar.instrument.clone(), bar.interval, bar.open_time)).or_insert(0);
+        ensure!(bar.revision == *next, "published twice or out of order: {bar:?}");
+        ensure!(bar.quality == Quality::Complete, "{bar:?}");
+        *next += 1;
+    }
+    Ok(())
+}
+
+async fn what_is_not_used_is_set_aside_with_its_origin(stack: &TestStack) -> anyhow::Result<()> {
+    let instruments = RandomWalk::instruments(1);
+    let at = START.plus_micros(86_400 * 1_000_000);
+    let mut strange: Vec<Trade> = RandomWalk::new(8, Feed::new("strange"), &instruments, at, 1).take(3).collect();
+    strange[0].size = Some("0".parse()?);
+    strange[1].receive_time = strange[1].event_time.plus_micros(-10_000_000);
+    strange[2].event_time = at.plus_micros(-3_600 * 1_000_000);
+    let mut up = heartbeat(at.plus_micros(MINUTE));
+    up.feed = Feed::new("strange");
+    stack.send_control(&up).await?;
+    stack.send_trades(strange).await?;
+    let producer = Producer::new(&stack.kafka(), &ProducerSettings::default())?;
+    producer.send(Outgoing::new(topics::TRADES, b"SIM:A0000", b"not avro"), Duration::from_secs(10))?;
+    producer.flush(Duration::from_secs(10))?;
+    let mut found = BTreeMap::new();
+    for topic in [topics::LATE, topics::QUARANTINE, topics::DEAD_LETTERS] {
+        let count = if topic == topics::QUARANTINE { 2 } else { 1 };
+        let envelopes = eventually(PATIENCE, async || {
+            let envelopes = stack.read::<Envelope>(topic).await?;
+            ensure!(envelopes.len() >= count, "{} of {count} on {topic}", envelopes.len());
+            Ok(envelopes)
+        })
+        .await?;
+        ensure!(envelopes.len() == count);
+        for Envelope { class, reason, origin_topic, value, .. } in envelopes.into_iter().map(|l| l.record) {
+            ensure!(origin_topic == topics::TRADES && !value.is_empty());
+            *found.entry((class, reason)).or_insert(0) += 1;
+        }
+    }
+    let class = |class, reason: &str| found.contains_key(&(class, reason.to_owned()));
+    ensure!(class(EnvelopeClass::Quarantine, "size is zero"), "{found:?}");
+    ensure!(class(EnvelopeClass::Quarantine, "event time is ahead of receive time"), "{found:?}");
+    ensure!(found.keys().any(|(c, _)| *c == EnvelopeClass::Late), "{found:?}");
+    ensure!(class(EnvelopeClass::Undecodable, "value has no schema header"), "{found:?}");
+    Ok(())
+}
+
+async fn a_broker_that_is_killed_is_waited_for(stack: &TestStack) -> anyhow::Result<()> {
+    let instruments = RandomWalk::instruments(3);
+    let later = Feed::new("later");
+    let at = START.plus_micros(10 * 86_400 * 1_000_000);
+    let mut trades: Vec<Trade> = RandomWalk::new(9, later.clone(), &instruments, at, 10).take(2_000).collect();
+    let up = Control { feed: later.clone(), state: FeedState::Up, from: None, ..control(ControlKind::FeedState, at) };
+    stack.send_control(&up).await?;
+    let rest = trades.split_off(1_000);
+    stack.send_trades(trades.clone()).await?;
+    stack.parts.crash("kafka")?;
+    let all: Vec<Trade> = trades.into_iter().chain(rest.clone()).collect();
+    eventually(PATIENCE, async || stack.send_trades(rest.clone()).await).await?;
+    let end = Control { feed: later.clone(), ..heartbeat(all[all.len() - 1].event_time.plus_micros(20 * MINUTE)) };
+    stack.send_control(&end).await?;
+    let expected = marketflow_oracle::recompute(&all, &Interval::STANDARD);
+    eventually(PATIENCE, async || {
+        let bars: Vec<Bar> =
+            stack.read::<Bar>(topics::BARS).await?.into_iter().map(|l| l.record).filter(|b| b.feed == later).collect();
+        let differences = marketflow_oracle::differences(&expected, &bars, 3);
+        ensure!(differences.is_empty(), "{differences:?}");
+        Ok(())
+    })
+    .await?;
+    Ok(())
+}
