@@ -3,7 +3,7 @@
 //! The engine writes Native without a version. A versioned reader expects a block information record before each block and, from 54454
 //! on, a byte after each column's type that says it is serialised in the ordinary way. To place that byte the columns' lengths must be
 //! known: they follow from the types. Types whose length only their own reader knows (JSON, Dynamic, Variant, AggregateFunction) are
-//! refused with the way around. LowCardinality never comes: the engine sends its plain type to a reader without a version.
+//! refused with the way around.
 //!
 //! Next: `output.rs`.
 
@@ -33,6 +33,7 @@ pub(crate) fn reframe(blocks: &[u8], version: u32) -> Result<Vec<u8>, Fault> {
             }
             let start = reader.at;
             if rows > 0 {
+                reader.prefix(kind)?;
                 reader.column(kind, rows)?;
             }
             output.extend(&blocks[start..reader.at]);
@@ -78,6 +79,18 @@ impl<'a> Reader<'a> {
         self.skip(length).map(drop)
     }
 
+    /// Steps over what types say once before all values: LowCardinality its version, wherever it is nested.
+    fn prefix(&mut self, kind: &str) -> Result<(), Fault> {
+        let (name, arguments) = split(kind);
+        match name {
+            "LowCardinality" => self.fixed(1, 8),
+            "Array" | "Map" | "Nested" | "Nullable" | "SimpleAggregateFunction" | "Tuple" => {
+                arguments.iter().try_for_each(|element| self.prefix(unnamed(element)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Steps over the values of a column.
     fn column(&mut self, kind: &str, rows: usize) -> Result<(), Fault> {
         let (name, arguments) = split(kind);
@@ -112,6 +125,7 @@ impl<'a> Reader<'a> {
                 self.fixed(rows, 1)?;
                 self.column(arguments.first().ok_or_else(|| unknown(kind))?, rows)
             }
+            "LowCardinality" => self.dictionary(arguments.first().ok_or_else(|| unknown(kind))?, rows),
             "Array" => {
                 let inner = self.offsets(rows)?;
                 self.column(arguments.first().ok_or_else(|| unknown(kind))?, inner)
@@ -129,6 +143,35 @@ impl<'a> Reader<'a> {
             "MultiPolygon" => self.column("Array(Array(Array(Point)))", rows),
             _ => Err(unknown(kind)),
         }
+    }
+
+    /// Steps over a block's own dictionary and the indexes into it.
+    fn dictionary(&mut self, kind: &str, rows: usize) -> Result<(), Fault> {
+        const INDEX_WIDTH: u64 = 0xff;
+        const SHARED_DICTIONARY: u64 = 1 << 8;
+        const OWN_KEYS: u64 = 1 << 9;
+        if rows == 0 {
+            return Ok(());
+        }
+        let flags = self.number()?;
+        if flags & SHARED_DICTIONARY != 0 || flags & OWN_KEYS == 0 || flags & INDEX_WIDTH > 3 {
+            return Err(unknown(&format!("LowCardinality({kind})")));
+        }
+        let keys = self.length()?;
+        let (name, arguments) = split(kind);
+        let key = if name == "Nullable" { arguments.first().copied().unwrap_or(kind) } else { kind };
+        self.column(key, keys)?;
+        let indexes = self.length()?;
+        self.fixed(indexes, 1 << (flags & INDEX_WIDTH))
+    }
+
+    fn number(&mut self) -> Result<u64, Fault> {
+        let bytes = self.skip(8)?.first_chunk::<8>().expect("eight bytes were skipped");
+        Ok(u64::from_le_bytes(*bytes))
+    }
+
+    fn length(&mut self) -> Result<usize, Fault> {
+        usize::try_from(self.number()?).map_err(|_| Fault::internal("a length in a Native block of the engine is too long"))
     }
 
     /// Steps over array offsets and says how many elements they span.

@@ -641,12 +641,13 @@ async fn native_carries_block_information_for_clients_with_a_protocol_version() 
     let (_data, server) = fresh();
     let sql = "SELECT toUInt8(number) AS n, [toString(n), 'x'] AS a, map('k', (n, 'v')) AS m, toDecimal128(n, 8) AS d, \
                if(n = 1, NULL, toDateTime64(n, 6, 'UTC')) AS t, CAST((1, 'y'), 'Tuple(a UInt8, `b c` String)') AS p, \
-               toLowCardinality('low') AS l FROM numbers(3) FORMAT Native";
+               toLowCardinality(toString(n)) AS l, [toLowCardinality(if(n = 1, NULL, 'z'))] AS al, \
+               map(toLowCardinality('k'), n) AS ml FROM numbers(3) FORMAT Native";
     let plain = send(server.post(&[], sql)).await.body;
     let versioned = send(server.post(&[("client_protocol_version", "54405")], sql)).await.body;
     assert_eq!(versioned, [&[1, 0, 2, 255, 255, 255, 255, 0], plain.as_slice()].concat());
     let flagged = send(server.post(&[("client_protocol_version", "54460")], sql)).await.body;
-    assert_eq!(flagged.len(), versioned.len() + 7, "one flag for each column");
+    assert_eq!(flagged.len(), versioned.len() + 9, "one flag for each column");
     let odd = "SELECT '{}'::JSON AS j FORMAT Native";
     assert_eq!(send(server.post(&[("client_protocol_version", "54460")], odd)).await.code(), "48");
 }
