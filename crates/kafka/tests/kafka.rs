@@ -126,7 +126,7 @@ fn a_transaction_is_seen_whole_or_not_at_all(kafka: &marketflow_kafka::KafkaConf
     producer.send(to("thrown away"))?;
     producer.abort()?;
     let (values, next) = committed_values(kafka, output, 0)?;
-    ensure!(values == ["kept"] && next >= 2, "{values:?} and a marker, up to {next}");
+    ensure!(values == ["kept"] && next >= 1, "{values:?}, up to {next}");
     ensure!(consumer.committed(&[TopicPartition::new(input, 0)], PATIENCE)? == at(3));
 
     let mut times = Vec::new();
