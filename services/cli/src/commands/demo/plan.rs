@@ -1,0 +1,269 @@
+//! What is played, how fast, and what each service is told for it.
+//!
+//! Next: `watch.rs`.
+
+use super::Args;
+use anyhow::{Context, anyhow, bail, ensure};
+use marketflow_model::Timestamp;
+use marketflow_runtime::{Exit, ExitContext};
+use marketflow_stack::{Language, Ports};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// First and last minute of the recorded session (`make setup` fetches it): 100,000 trades of Bitstamp's BTC/USD market.
+const TAPE_FROM: &str = "2013-11-25T00:00:00Z";
+const TAPE_TO: &str = "2013-12-01T16:02:06Z";
+/// The usual speed plays the chosen part in so many seconds.
+const PLAYED_IN_SECONDS: i64 = 23;
+/// How far event time may run ahead of the reading of the virtual clock: what passes between two readings, and then some.
+const CLOCK_READING_SECONDS: f64 = 2.0;
+/// The processor's own tolerance where time runs as usual.
+const FUTURE_TOLERANCE_SECONDS: f64 = 5.0;
+const EXCHANGE: &str = "www.bitstamp.net";
+const EXCHANGE_SOCKET: &str = "ws.bitstamp.net";
+const EXCHANGE_ANSWERS_WITHIN: Duration = Duration::from_secs(8);
+const DAY_MICROS: i64 = 86_400_000_000;
+
+/// How fast virtual time runs.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Speed {
+    Times(f64),
+    Max,
+}
+
+/// One session.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) live: bool,
+    pub(super) instrument: String,
+    from: Timestamp,
+    to: Timestamp,
+    speed: Speed,
+}
+
+impl Plan {
+    /// From the arguments.
+    ///
+    /// # Errors
+    /// 64: a time or speed that is none.
+    pub(super) fn of(args: &Args) -> anyhow::Result<Self> {
+        let instrument = "BITSTAMP:BTCUSD".to_owned();
+        if args.live {
+            let from = Timestamp::from_micros(jiff::Timestamp::now().as_microsecond());
+            let to = from.plus_micros(i64::from(args.minutes) * 60_000_000);
+            return Ok(Self { live: true, instrument, from, to, speed: Speed::Times(1.0) });
+        }
+        let plan = || {
+            let (begin, end) = (Timestamp::parse(TAPE_FROM)?, Timestamp::parse(TAPE_TO)?);
+            let instant = |text: &Option<String>, otherwise| match text {
+                Some(text) => Timestamp::parse(text).with_context(|| format!("{text:?}")),
+                None => Ok(otherwise),
+            };
+            let from = instant(&args.from, begin)?.max(begin);
+            let mut to = instant(&args.to, end)?.min(end);
+            if let Some(days) = args.days {
+                ensure!(days > 0, "--days must be at least 1");
+                to = to.min(from.plus_micros(i64::from(days).saturating_mul(DAY_MICROS)));
+            }
+            ensure!(from < to, "nothing was recorded between {from} and {to}; the session is {TAPE_FROM} to {TAPE_TO}");
+            let speed = match args.speed.as_deref() {
+                None => usual_speed(from, to),
+                Some("max") => Speed::Max,
+                Some(text) => match text.trim_end_matches(['x', '×']).parse::<f64>() {
+                    Ok(times) if times.is_finite() && times > 0.0 => Speed::Times(times),
+                    _ => bail!("--speed {text} is neither a number above 0 nor max"),
+                },
+            };
+            Ok(Self { live: false, instrument, from, to, speed })
+        };
+        plan().exit(Exit::Usage)
+    }
+
+    pub(super) fn from(&self) -> Timestamp {
+        self.from
+    }
+
+    pub(super) fn to(&self) -> Timestamp {
+        self.to
+    }
+
+    pub(super) fn headline(&self, language: Language) -> String {
+        match (self.live, self.speed) {
+            (true, _) => language.pick(
+                format!("marketflow demo: {} live from {EXCHANGE}", self.instrument),
+                format!("marketflow 데모: {} 실시간 ({EXCHANGE})", self.instrument),
+            ),
+            (false, Speed::Max) => language.pick(
+                format!("marketflow demo: {}, a recorded session as fast as it goes", self.instrument),
+                format!("marketflow 데모: {} 녹화 세션, 최대 속도", self.instrument),
+            ),
+            (false, Speed::Times(times)) => language.pick(
+                format!("marketflow demo: {}, a recorded session at {times:.0}× speed", self.instrument),
+                format!("marketflow 데모: {} 녹화 세션, {times:.0}배속", self.instrument),
+            ),
+        }
+    }
+
+    pub(super) fn venue_words(&self, language: Language) -> String {
+        if self.live {
+            "Bitstamp".to_owned()
+        } else {
+            language.pick("exchange (simulator)", "거래소(시뮬레이터)").to_owned()
+        }
+    }
+
+    /// The services of this session, in the order they start: readers before writers.
+    pub(super) fn services(&self) -> &'static [&'static str] {
+        if self.live { &["sink", "processor", "tick-producer"] } else { &["sink", "processor", "simulator", "tick-producer"] }
+    }
+
+    /// What a service is told beyond its addresses.
+    pub(super) fn variables(&self, service: &str, home: &Path, ports: &Ports) -> Vec<(String, String)> {
+        let wire = format!("127.0.0.1:{}", ports.simulator);
+        let variables: Vec<(&str, String)> = match (service, self.live) {
+            ("simulator", _) => vec![
+                ("MARKETFLOW__CLOCK__SPEED", self.speed_text()),
+                ("MARKETFLOW__RANGE__FROM", self.from.to_string()),
+                ("MARKETFLOW__RANGE__TO", self.to.to_string()),
+                ("MARKETFLOW__TRUTH__PATH", truth_file(home).display().to_string()),
+            ],
+            ("processor", false) => vec![("MARKETFLOW__BARS__FUTURE_TOLERANCE", format!("{}s", self.future_tolerance_seconds()))],
+            // rows sooner than a sink that has the day before it would insert them
+            ("sink", _) => vec![("MARKETFLOW__BATCH__MAX_AGE", "250ms".to_owned())],
+            ("tick-producer", false) => vec![
+                ("MARKETFLOW__PROVIDER__WEBSOCKET_URL", format!("ws://{wire}/bitstamp")),
+                ("MARKETFLOW__PROVIDER__REST_URL", format!("http://{wire}/bitstamp")),
+                ("MARKETFLOW__CLOCK__SOURCE", format!("http://127.0.0.1:{}/clock", ports.simulator_admin)),
+            ],
+            _ => Vec::new(),
+        };
+        variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// At high speed much virtual time passes between two readings of the clock, and trades seem to come from the future.
+    fn future_tolerance_seconds(&self) -> u64 {
+        match self.speed {
+            Speed::Max => u64::try_from((self.to.micros() - self.from.micros()) / 1_000_000).unwrap_or(u64::MAX),
+            Speed::Times(times) => whole(FUTURE_TOLERANCE_SECONDS.max(times * CLOCK_READING_SECONDS)),
+        }
+    }
+
+    fn speed_text(&self) -> String {
+        match self.speed {
+            Speed::Max => "max".to_owned(),
+            // the sign keeps it a text where numbers in the environment become numbers
+            Speed::Times(times) => format!("{times}x"),
+        }
+    }
+
+    /// Asks the exchange's two addresses for one answer each before anything is started.
+    ///
+    /// # Errors
+    /// 69: no internet, a blocked port, or a refused region.
+    pub(super) async fn reach_the_exchange(&self, language: Language) -> anyhow::Result<()> {
+        let builder = || reqwest::Client::builder().timeout(EXCHANGE_ANSWERS_WITHIN);
+        let http = builder().build().context("cannot make requests")?;
+        // sockets take no proxy
+        let direct = builder().no_proxy().build().context("cannot make requests")?;
+        let ticker = format!("https://{EXCHANGE}/api/v2/ticker/btcusd/");
+        let socket = format!("https://{EXCHANGE_SOCKET}/");
+        let (ticker, socket) = tokio::join!(http.get(ticker).send(), direct.get(socket).send());
+        // to a plain request the socket's address answers with some error, which is answer enough
+        let problems =
+            [(EXCHANGE, why_unreachable(ticker, true, language)), (EXCHANGE_SOCKET, why_unreachable(socket, false, language))];
+        let Some((host, why)) = problems.into_iter().find_map(|(host, why)| Some((host, why?))) else { return Ok(()) };
+        Err(anyhow!(language.pick(
+            format!("cannot reach {host}: {why}. --live needs the internet; `marketflow demo` without it plays a recorded session"),
+            format!("{host}에 연결할 수 없습니다: {why}. --live에는 인터넷이 필요합니다. 옵션 없는 `marketflow demo`는 녹화 세션을 재생합니다"),
+        )))
+        .exit(Exit::Unreachable)
+    }
+}
+
+fn why_unreachable(answer: reqwest::Result<reqwest::Response>, must_succeed: bool, language: Language) -> Option<String> {
+    match answer {
+        Ok(answer) if answer.status().as_u16() == 451 => {
+            Some(language.pick("it refuses this region (HTTP 451)", "이 지역의 접속을 거부합니다(HTTP 451)").to_owned())
+        }
+        Ok(answer) if must_succeed && !answer.status().is_success() => Some(format!("HTTP {}", answer.status())),
+        Ok(_) => None,
+        Err(error) if error.is_timeout() => Some(language.pick(
+            format!("no answer within {} s", EXCHANGE_ANSWERS_WITHIN.as_secs()),
+            format!("{}초 안에 응답이 없습니다", EXCHANGE_ANSWERS_WITHIN.as_secs()),
+        )),
+        Err(error) => Some(last_cause(&error)),
+    }
+}
+
+fn usual_speed(from: Timestamp, to: Timestamp) -> Speed {
+    let seconds = (to.micros() - from.micros()) / 1_000_000;
+    // in round figures; an hour is not worth hurrying for
+    Speed::Times(f64::from(u32::try_from((seconds / PLAYED_IN_SECONDS).max(60) / 10 * 10).unwrap_or(u32::MAX)))
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative; the cast saturates")]
+fn whole(seconds: f64) -> u64 {
+    seconds.ceil() as u64
+}
+
+fn last_cause(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    last.to_string()
+}
+
+/// Where the simulator writes what it sent.
+pub(super) fn truth_file(home: &Path) -> PathBuf {
+    std::path::absolute(home).unwrap_or_else(|_| home.to_owned()).join("truth.ndjson")
+}
+
+/// A `stack.toml` with the ports of the demo.
+pub(super) fn stack_file(ports: &Ports) -> String {
+    let lines: String = ports.all().iter().map(|port| format!("{} = {}\n", port.key, port.port)).collect();
+    format!("# the ports of the demo\n[ports]\n{lines}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn plan(arguments: &[&str]) -> anyhow::Result<Plan> {
+        Plan::of(&Line::try_parse_from([&["demo"], arguments].concat())?.args)
+    }
+
+    #[test]
+    fn the_whole_session_takes_about_23_seconds() {
+        let plan = plan(&[]).unwrap();
+        let Speed::Times(times) = plan.speed else { panic!("no speed") };
+        let seconds = f64::from(u32::try_from((plan.to.micros() - plan.from.micros()) / 1_000_000).unwrap()) / times;
+        assert!((22.0..24.0).contains(&seconds), "{seconds}");
+    }
+
+    #[test]
+    fn a_part_of_the_session_can_be_chosen() {
+        let one_day = plan(&["--days", "1", "--speed", "60x"]).unwrap();
+        assert_eq!((one_day.to.to_string().as_str(), one_day.speed), ("2013-11-26T00:00:00Z", Speed::Times(60.0)));
+        let from = plan(&["--from", "2013-11-30T03:00:00Z", "--speed", "max"]).unwrap();
+        assert_eq!((from.from.to_string().as_str(), from.to.to_string().as_str()), ("2013-11-30T03:00:00Z", TAPE_TO));
+        for wrong in
+            [vec!["--from", "2020-01-01T00:00:00Z"], vec!["--from", "yesterday"], vec!["--speed", "fast"], vec!["--days", "0"]]
+        {
+            assert_eq!(Exit::of(&plan(&wrong).unwrap_err()), Exit::Usage, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn fast_clocks_get_a_wider_future() {
+        assert_eq!(plan(&["--speed", "1"]).unwrap().future_tolerance_seconds(), 5);
+        assert_eq!(plan(&["--speed", "1000"]).unwrap().future_tolerance_seconds(), 2_000);
+    }
+}
