@@ -65,7 +65,7 @@ system_packages() {
     [[ -e /etc/ssl/certs/ca-certificates.crt ]] || need ca-certificates
 
     if ((${#packages[@]})); then install_packages "${packages[@]}"; fi
-    java_is_new_enough || fail 64 "Java 17 or newer is needed and 'java -version' does not offer it; set PATH or update-alternatives"
+    $check_only || java_is_new_enough || fail 64 "Java 17 or newer is needed and 'java -version' does not offer it; set PATH or update-alternatives"
 }
 
 java_is_new_enough() {

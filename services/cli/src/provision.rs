@@ -60,17 +60,17 @@ fn registry_config(addresses: &Addresses) -> RegistryConfig {
 
 fn of_kafka(error: marketflow_kafka::Error) -> anyhow::Error {
     use marketflow_kafka::Error as E;
-    match error {
-        E::TopicsDisagree(differences) | E::SchemasDisagree(differences) => mismatch(&differences),
-        error => unreachable(error),
+    if let E::TopicsDisagree(differences) | E::SchemasDisagree(differences) = &error {
+        return mismatch(differences);
     }
+    unreachable(error)
 }
 
 fn of_clickhouse(error: marketflow_clickhouse::Error) -> anyhow::Error {
-    match error {
-        marketflow_clickhouse::Error::Disagrees(differences) => mismatch(&differences),
-        error => unreachable(error),
+    if let marketflow_clickhouse::Error::Disagrees(differences) = &error {
+        return mismatch(differences);
     }
+    unreachable(error)
 }
 
 fn mismatch(differences: &[String]) -> anyhow::Error {

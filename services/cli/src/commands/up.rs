@@ -6,6 +6,7 @@
 //! Next: `../provision.rs`.
 
 use std::collections::BTreeSet;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -118,6 +119,7 @@ async fn supervise(config: StackConfig, services: Vec<String>) -> anyhow::Result
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
     let mut interrupt = signal(SignalKind::interrupt())?;
