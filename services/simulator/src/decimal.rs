@@ -83,6 +83,8 @@ impl Decimal {
     }
 }
 
+const DIGITS: [u8; 10] = *b"0123456789";
+
 /// Appends `units · 10^-scale` as plain decimal text with exactly `scale` digits behind the point.
 pub fn write_scaled(units: i128, scale: u8, out: &mut Vec<u8>) {
     if units < 0 {
@@ -92,33 +94,27 @@ pub fn write_scaled(units: i128, scale: u8, out: &mut Vec<u8>) {
     let mut at = digits.len();
     let scale = usize::from(scale);
     let mut written = 0;
-    match u64::try_from(units.unsigned_abs()) {
-        // Almost every number on the wire fits; 64-bit division is several times faster.
-        Ok(mut rest) => {
-            while rest > 0 || written <= scale {
-                if written == scale && scale > 0 {
-                    at -= 1;
-                    digits[at] = b'.';
-                }
-                at -= 1;
-                digits[at] = b'0' + u8::try_from(rest % 10).expect("a digit");
-                rest /= 10;
-                written += 1;
-            }
+    let mut rest = units.unsigned_abs();
+    while rest > 0 || written <= scale {
+        if written == scale && scale > 0 {
+            at -= 1;
+            digits[at] = b'.';
         }
-        Err(_) => {
-            let mut rest = units.unsigned_abs();
-            while rest > 0 || written <= scale {
-                if written == scale && scale > 0 {
-                    at -= 1;
-                    digits[at] = b'.';
-                }
-                at -= 1;
-                digits[at] = b'0' + u8::try_from(rest % 10).expect("a digit");
-                rest /= 10;
-                written += 1;
+        at -= 1;
+        // Almost every number on the wire fits 64 bits, whose division is several times faster.
+        let digit = match u64::try_from(rest) {
+            Ok(small) => {
+                rest = u128::from(small / 10);
+                small % 10
             }
-        }
+            Err(_) => {
+                let digit = rest % 10;
+                rest /= 10;
+                u64::try_from(digit).unwrap_or(0)
+            }
+        };
+        digits[at] = DIGITS[usize::try_from(digit).unwrap_or(0)];
+        written += 1;
     }
     out.extend_from_slice(&digits[at..]);
 }

@@ -18,7 +18,7 @@ pub fn pick(seed: u64, coordinates: &[u64], below: u64) -> u64 {
 
 /// As [`pick`], for the signed numbers the wire speaks.
 pub fn pick_i64(seed: u64, coordinates: &[u64], below: u32) -> i64 {
-    i64::try_from(pick(seed, coordinates, u64::from(below))).expect("a choice below a u32 fits")
+    pick(seed, coordinates, u64::from(below)).cast_signed()
 }
 
 /// Whether an event of this probability (0–1) happens here.

@@ -1,5 +1,7 @@
 //! Bitstamp as its page says, seen by a client that shares no code with the simulator.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
 #[path = "common/mod.rs"]
 mod common;
 

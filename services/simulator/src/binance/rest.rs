@@ -49,7 +49,10 @@ struct Counts {
 }
 
 impl Ledger {
-    /// Counts one request; returns the weight used, or the limit's answer.
+    /// Counts one request and returns the weight used so far.
+    ///
+    /// # Errors
+    /// The limit's answer.
     pub fn admit(&self, simulation: &Simulation, weight: u32) -> Result<u32, Box<Response>> {
         let config = &simulation.config.binance;
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);

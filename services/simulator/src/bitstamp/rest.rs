@@ -63,7 +63,10 @@ impl Window {
 }
 
 impl Ledger {
-    /// Counts one request and answers it with the limit's error when it is one too many.
+    /// Counts one request.
+    ///
+    /// # Errors
+    /// The limit's answer, when it is one too many.
     pub fn admit(&self, simulation: &Simulation) -> Result<(), Box<Response>> {
         let config = &simulation.config.bitstamp;
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,6 @@
 //! A simulator in this process, and clients that know nothing of its code.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, clippy::unwrap_used, unreachable_pub, reason = "helpers of tests; each test binary uses its part")]
 
 use futures_util::{SinkExt, StreamExt};
 use marketflow_runtime::{Metrics, Stop};
