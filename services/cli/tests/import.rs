@@ -25,17 +25,15 @@ fn rows() -> Vec<String> {
 
 /// The 1-minute bars of [`rows`], by hand: turnover is 100 + 2 x 101 + 0.5 x 99.5 = 351.75, 3.5 more each minute; vwap is that by 3.5.
 fn expected_csv() -> String {
-    let mut csv = "open_time,open,high,low,close,volume,buy_volume,trade_count,vwap,revision,quality,turnover,sell_volume\n".to_owned();
+    let mut csv =
+        "open_time,open,high,low,close,volume,buy_volume,trade_count,vwap,revision,quality,turnover,sell_volume\n".to_owned();
     for minute in 0..MINUTES {
         let turnover_hundredths = 35_175 + 350 * minute;
         let turnover = format!("{}.{:02}", turnover_hundredths / 100, turnover_hundredths % 100);
         let turnover = turnover.trim_end_matches('0').trim_end_matches('.');
         let (open, high, low) = (100 + minute, 101 + minute, 99 + minute);
-        writeln!(
-            csv,
-            "2024-03-01T00:{minute:02}:00Z,{open},{high},{low}.5,{low}.5,3.5,1.5,3,{open}.5,0,complete,{turnover},2"
-        )
-        .unwrap();
+        writeln!(csv, "2024-03-01T00:{minute:02}:00Z,{open},{high},{low}.5,{low}.5,3.5,1.5,3,{open}.5,0,complete,{turnover},2")
+            .unwrap();
     }
     csv
 }
@@ -112,6 +110,7 @@ async fn a_file_becomes_bars_once_however_often_it_is_imported() {
     assert_eq!(first["bars"], serde_json::json!({ "1m": 16, "5m": 4, "15m": 2 }));
     assert_eq!(cli.bars("PLAIN", "1m"), expected_csv());
     let five = cli.bars("PLAIN", "5m");
+    assert_eq!(first["set_aside"], serde_json::json!({}));
 
     let second = cli.import(&file, "PLAIN", &[]);
     assert_eq!((&second["feed"], &second["known_before"]), (&first["feed"], &48.into()));
@@ -120,7 +119,11 @@ async fn a_file_becomes_bars_once_however_often_it_is_imported() {
 
     let backwards: Vec<String> = rows().into_iter().rev().collect();
     let backwards = cli.file("backwards.csv", &backwards);
-    cli.refused(&import_arguments(&backwards, "SORTED"), 2, "32 of 48 rows lie more than 5m behind an earlier row (the first is line 17");
+    cli.refused(
+        &import_arguments(&backwards, "SORTED"),
+        2,
+        "32 of 48 rows lie more than 5m behind an earlier row (the first is line 17",
+    );
     cli.import(&backwards, "SORTED", &["--sort"]);
     assert_eq!(cli.bars("SORTED", "1m"), expected_csv());
 
@@ -128,7 +131,10 @@ async fn a_file_becomes_bars_once_however_often_it_is_imported() {
     cli.import(&file, "CUT", &["--partial"]);
     let cut = cli.bars("CUT", "1m");
     let qualities: Vec<&str> = cut.lines().skip(1).map(|line| line.split(',').nth(10).unwrap()).collect();
-    assert_eq!((qualities[0], qualities[1], qualities[14], qualities[15]), ("partial_open", "complete", "complete", "partial_open"));
+    assert_eq!(
+        (qualities[0], qualities[1], qualities[14], qualities[15]),
+        ("partial_open", "complete", "complete", "partial_open")
+    );
 
     // what is no row is kept with its line, and what is around it counts
     let mut bad = rows();
@@ -146,20 +152,50 @@ async fn a_file_becomes_bars_once_however_often_it_is_imported() {
             && record["value"]["reason"] == "bad.csv line 2: price \"1.123456789\" has more than 8 significant decimals"
     }));
 
+    // a reported size of zero is no trade, on every path
+    let mut zero = rows();
+    zero.insert(1, "1709251206,1,0".to_owned());
+    let report = cli.import(&cli.file("zero.csv", &zero), "ZERO", &[]);
+    assert_eq!((&report["sent"], &report["set_aside"]), (&49.into(), &serde_json::json!({ "quarantine, size is zero": 1 })));
+    assert_eq!(cli.bars("ZERO", "1m"), expected_csv());
+
+    candles_become_bars(&cli);
     one_bar_is_explained(&cli);
     records_and_queries_are_shown(&cli);
     stack.stop().await;
+}
+
+fn candles_become_bars(cli: &Cli<'_>) {
+    let open = START * 1_000;
+    let kline = |minute: i64, close: &str| {
+        let at = open + 60_000 * minute;
+        format!("{at},4.1507,4.1587,4.1506,{close},539.23,{},2240.5,13,401.82,1669.9,0", at + 59_999)
+    };
+    let file = cli.file("klines.csv", &[kline(0, "4.1554"), kline(1, "9"), kline(2, "4.1508")]);
+    let arguments = ["import", "candles", &file, "--venue", "TEST", "--symbol", "KLINES", "--format", "binance-klines"];
+    let report: serde_json::Value =
+        serde_json::from_str(&cli.ok(&[&arguments[..], &["--interval", "1m", "--json"]].concat())).unwrap();
+    assert_eq!((&report["sent"], &report["quarantined"]), (&2.into(), &1.into()), "close 9 is above high");
+    assert_eq!(report["bars"], serde_json::json!({ "1m": 2, "5m": 1, "15m": 1 }));
+    let bars = cli.bars("KLINES", "1m");
+    let first = bars.lines().nth(1).unwrap();
+    assert!(first.starts_with("2024-03-01T00:00:00Z,4.1507,4.1587,4.1506,4.1554,539.23,401.82,13,"), "{first}");
 }
 
 fn one_bar_is_explained(cli: &Cli<'_>) {
     let question = ["explain", "--instrument", "TEST:PLAIN", "--interval", "5m", "--open-time", "2024-03-01T00:15:00Z"];
     let explained: serde_json::Value = serde_json::from_str(&cli.ok(&[&question[..], &["--json"]].concat())).unwrap();
     assert_eq!((&explained["trade_count"], &explained["volume"]), (&3.into(), &"3.5".into()));
-    let prices: Vec<&str> = explained["trades"].as_array().unwrap().iter().map(|trade| trade["price"].as_str().unwrap()).collect();
+    let prices: Vec<&str> =
+        explained["trades"].as_array().unwrap().iter().map(|trade| trade["price"].as_str().unwrap()).collect();
     assert_eq!(prices, ["115", "116", "114.5"]);
     let words = cli.ok(&question);
     assert!(words.contains("3 trades with a volume of 3.5, as in the bar"), "{words}");
-    cli.refused(&["explain", "--instrument", "TEST:PLAIN", "--open-time", "2024-03-01T00:00:30Z"], 64, "opens at 2024-03-01T00:00:00Z");
+    cli.refused(
+        &["explain", "--instrument", "TEST:PLAIN", "--open-time", "2024-03-01T00:00:30Z"],
+        64,
+        "opens at 2024-03-01T00:00:00Z",
+    );
     cli.refused(&["explain", "--instrument", "TEST:PLAIN", "--open-time", "2025-03-01"], 1, "nothing traded then");
 }
 

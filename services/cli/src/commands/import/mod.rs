@@ -12,7 +12,7 @@ mod order;
 mod publish;
 mod row;
 
-use super::query::{self, texts};
+use super::query::{self, Texts, texts};
 use super::time::{self, TimeError, TimeReader, TimeUnit};
 use crate::console::{block_on, json, line};
 use anyhow::{Context, bail};
@@ -21,10 +21,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::tz::TimeZone;
 use layout::{CandleColumns, CandlesFormat, Columns, Layout, SideColumn, TradeColumns, TradesFormat, Wanted};
 use lines::Lines;
+use marketflow_kafka::TopicPartition;
 use marketflow_model::{Feed, Instrument, Interval, Timestamp};
 use marketflow_runtime::{Exit, ExitContext};
 use order::{Items, Sorter, Survey};
-use publish::Target;
+use publish::{Target, Written};
 use row::{Item, Rows, Values};
 use serde_json::json as object;
 use sha2::{Digest, Sha256};
@@ -394,22 +395,22 @@ impl Prepared {
         let written = target.write(&mut self.items, &mut emission, self.survey.hash, &progress)?;
         progress.finish_and_clear();
         let sent_in = started.elapsed();
-        let mut bars = Vec::new();
+        let (mut bars, mut set_aside) = (Vec::new(), Vec::new());
         if !file.no_wait {
             let waiting = ProgressBar::new_spinner();
             target.wait_for_bars(&written, file.timeout, &waiting)?;
             waiting.finish_and_clear();
             bars = self.visible_bars()?;
+            set_aside = self.set_aside(target.place(), &written)?;
         }
         if file.json {
             let mut report = self.report();
             report["sent"] = written.rows.into();
             report["known_before"] = known.into();
-            report["bars"] = if file.no_wait {
-                serde_json::Value::Null
-            } else {
-                bars.into_iter().map(|(interval, count)| (interval, count.into())).collect::<serde_json::Map<_, _>>().into()
-            };
+            if !file.no_wait {
+                report["bars"] = object_of(bars);
+                report["set_aside"] = object_of(set_aside);
+            }
             json(&report)?;
             return Ok(Exit::Ok);
         }
@@ -423,6 +424,9 @@ impl Prepared {
         ));
         if let Some(known) = known.filter(|known| *known > 0) {
             line(&format!("{known} of them were known already: this file was imported before, and every row counts once"));
+        }
+        for (reason, count) in &set_aside {
+            line(&format!("{count} of them were set aside by the processor: {reason}; the view set_aside has them"));
         }
         self.say_bars(file, &bars);
         Ok(Exit::Ok)
@@ -453,10 +457,7 @@ impl Prepared {
         if file.no_wait {
             return Ok(None);
         }
-        let table = match self.layout.columns {
-            Columns::Trades(_) => "trades_log",
-            Columns::Candles(_) => "candles_log",
-        };
+        let table = self.table();
         let sql = format!(
             "SELECT toString(uniqExact(import_row)) FROM {table} WHERE instrument = {{instrument:String}} AND feed = {{feed:String}}"
         );
@@ -470,11 +471,35 @@ impl Prepared {
         let sql = "SELECT toString(interval), toString(count()) FROM bars WHERE instrument = {instrument:String} AND feed = {feed:String} \
                    GROUP BY interval ORDER BY any(close_time - open_time)";
         let rows = block_on(texts(&query::clickhouse()?, "count the bars", sql, &self.parameters()))?;
-        let counted = rows.into_iter().map(|row| match <[Option<String>; 2]>::try_from(row) {
-            Ok([Some(interval), Some(count)]) => Ok((interval, count.parse()?)),
-            Ok(_) | Err(_) => bail!("cannot count the bars: a row of another shape"),
-        });
-        counted.collect()
+        counts(rows)
+    }
+
+    /// Rows of this run that the processor did not use, by reason, most frequent first.
+    fn set_aside(&self, place: &TopicPartition, written: &Written) -> anyhow::Result<Vec<(String, u64)>> {
+        let table = self.table();
+        let sql = format!(
+            "SELECT concat(class, ', ', reason) AS why, toString(count()) FROM set_aside WHERE consumer = 'processor' \
+             AND origin_topic = {{topic:String}} AND origin_partition = {{partition:Int64}} \
+             AND origin_offset >= {{begin:Int64}} AND origin_offset < {{end:Int64}} AND origin_offset IN \
+             (SELECT offset FROM {table} WHERE instrument = {{instrument:String}} AND feed = {{feed:String}} \
+             AND topic = {{topic:String}} AND partition = {{partition:Int64}}) GROUP BY why ORDER BY count() DESC, why"
+        );
+        let mut parameters = self.parameters().to_vec();
+        parameters.extend([
+            ("topic", place.topic.clone()),
+            ("partition", place.partition.to_string()),
+            ("begin", written.begin.to_string()),
+            ("end", written.end.to_string()),
+        ]);
+        counts(block_on(texts(&query::clickhouse()?, "read what was set aside", &sql, &parameters))?)
+    }
+
+    /// Where ClickHouse keeps the rows, one for each time they were sent.
+    fn table(&self) -> &'static str {
+        match self.layout.columns {
+            Columns::Trades(_) => "trades_log",
+            Columns::Candles(_) => "candles_log",
+        }
     }
 
     fn parameters(&self) -> [(&'static str, String); 2] {
@@ -560,6 +585,19 @@ impl Prepared {
             "disorder_us": survey.disorder_micros,
         })
     }
+}
+
+/// Rows of a name and a number.
+fn counts(rows: Vec<Texts>) -> anyhow::Result<Vec<(String, u64)>> {
+    let counted = rows.into_iter().map(|row| match <[Option<String>; 2]>::try_from(row) {
+        Ok([Some(name), Some(count)]) => Ok((name, count.parse()?)),
+        Ok(_) | Err(_) => bail!("cannot count: a row of another shape"),
+    });
+    counted.collect()
+}
+
+fn object_of(counts: Vec<(String, u64)>) -> serde_json::Value {
+    serde_json::Value::Object(counts.into_iter().map(|(name, count)| (name, count.into())).collect())
 }
 
 fn value_cells(values: Values) -> Vec<String> {

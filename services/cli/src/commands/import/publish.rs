@@ -48,8 +48,9 @@ pub(crate) struct Target {
 pub(crate) struct Written {
     pub(crate) rows: u64,
     pub(crate) quarantined: u64,
-    /// The partition's end right after.
-    end: i64,
+    /// The partition's end right before and right after.
+    pub(crate) begin: i64,
+    pub(crate) end: i64,
 }
 
 impl Target {
@@ -84,7 +85,8 @@ impl Target {
         hash: [u8; 32],
         progress: &ProgressBar,
     ) -> anyhow::Result<Written> {
-        let mut written = Written { rows: 0, quarantined: 0, end: 0 };
+        let (_, begin) = with_exit(self.reader.range(&self.place))?;
+        let mut written = Written { rows: 0, quarantined: 0, begin, end: begin };
         let mut buffer = Vec::new();
         self.control_and_copy(&emission.up(), &mut buffer)?;
         while let Some(item) = items.next()? {
@@ -180,19 +182,31 @@ impl Target {
         }
     }
 
-    /// Waits until the processor has read to the end of what was written and the sink has stored the bars of it.
+    /// Where the rows go.
+    pub(crate) fn place(&self) -> &TopicPartition {
+        &self.place
+    }
+
+    /// Waits until the processor has read to the end of what was written, and the sink has stored the bars of it, the rows themselves, and
+    /// what was set aside.
     ///
     /// # Errors
     /// 75 when one of them makes no progress for `patience`: the rows are safe in Kafka.
     pub(crate) fn wait_for_bars(&self, written: &Written, patience: Duration, progress: &ProgressBar) -> anyhow::Result<()> {
-        self.wait("processor", PROCESSOR_GROUP, &self.place, patience, progress, |committed| Ok(committed >= written.end))?;
+        self.wait("processor", PROCESSOR_GROUP, &self.place, written.end, patience, progress)?;
         std::thread::sleep(MARKERS_ARRIVE_WITHIN);
         let partitions = with_exit(self.reader.partition_count(topics::BARS))?;
         let bars = TopicPartition::new(topics::BARS, partition_for(self.instrument.as_str().as_bytes(), partitions));
-        let (_, end) = with_exit(self.reader.range(&bars))?;
-        self.wait("sink", SINK_GROUP, &bars, patience, progress, |committed| {
-            Ok(committed >= end || !self.holds_records(&bars, committed, end)?)
-        })
+        let mut wanted = vec![bars, self.place.clone()];
+        for topic in [topics::QUARANTINE, topics::LATE, topics::DEAD_LETTERS] {
+            let partitions = with_exit(self.reader.partition_count(topic))?;
+            wanted.extend((0..partitions).map(|partition| TopicPartition::new(topic, partition)));
+        }
+        for of in wanted {
+            let (_, end) = with_exit(self.reader.range(&of))?;
+            self.wait("sink", SINK_GROUP, &of, end, patience, progress)?;
+        }
+        Ok(())
     }
 
     /// Whether anything but transaction markers stands between two offsets.
@@ -210,18 +224,17 @@ impl Target {
         service: &str,
         group: &str,
         of: &TopicPartition,
+        end: i64,
         patience: Duration,
         progress: &ProgressBar,
-        reached: impl Fn(i64) -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
         let mut last = None;
         let mut moved = Instant::now();
         loop {
             let offsets = with_exit(committed(&self.kafka, group, std::slice::from_ref(of), Duration::from_secs(10)))?;
             let committed = offsets.first().map(|(_, offset)| *offset);
-            if let Some(offset) = committed
-                && reached(offset)?
-            {
+            let at = committed.unwrap_or(0);
+            if at >= end || !self.holds_records(of, at, end)? {
                 return Ok(());
             }
             if committed != last {
