@@ -14,10 +14,13 @@ pub fn exit_of(error: anyhow::Error) -> anyhow::Error {
     }
     let exit = error.chain().find_map(|cause| {
         if let Some(kafka) = cause.downcast_ref::<marketflow_kafka::Error>() {
-            return Some(match kafka {
-                marketflow_kafka::Error::Config(_) => Exit::Usage,
-                _ if kafka.is_unreachable() => Exit::Unreachable,
-                _ => Exit::Fatal,
+            let usage = matches!(kafka, marketflow_kafka::Error::Config(_));
+            return Some(if usage {
+                Exit::Usage
+            } else if kafka.is_unreachable() {
+                Exit::Unreachable
+            } else {
+                Exit::Fatal
             });
         }
         let clickhouse = cause.downcast_ref::<marketflow_clickhouse::Error>()?;

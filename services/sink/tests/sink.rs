@@ -11,13 +11,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn trade(instrument: &str, id: i64, second: i64) -> Trade {
     Trade {
-        instrument: instrument.parse().unwrap(),
+        instrument: instrument.parse().expect("the test wrote it well"),
         feed: Feed::new("bitstamp"),
         // the end of November: a batch has blocks of two months
         event_time: Timestamp::from_seconds(1_385_855_000 + second),
         receive_time: Timestamp::from_seconds(1_385_855_001 + second),
-        price: "1163.01".parse().unwrap(),
-        size: Some("0.5".parse().unwrap()),
+        price: "1163.01".parse().expect("the test wrote it well"),
+        size: Some("0.5".parse().expect("the test wrote it well")),
         side: Side::Buy,
         trade_id: Some(id.to_string()),
         sequence: Some(id),
@@ -28,9 +28,9 @@ fn trade(instrument: &str, id: i64, second: i64) -> Trade {
 }
 
 fn bar(feed: &str, quality: Quality, revision: i32, close: &str) -> Bar {
-    let price = |text: &str| text.parse().unwrap();
+    let price = |text: &str| text.parse().expect("the test wrote it well");
     Bar {
-        instrument: "BITSTAMP:BTCUSD".parse().unwrap(),
+        instrument: "BITSTAMP:BTCUSD".parse().expect("the test wrote it well"),
         interval: Interval::ONE_MINUTE,
         open_time: Timestamp::from_seconds(1_385_337_600),
         close_time: Timestamp::from_seconds(1_385_337_660),
@@ -38,12 +38,12 @@ fn bar(feed: &str, quality: Quality, revision: i32, close: &str) -> Bar {
         high: price("9"),
         low: price("1"),
         close: price(close),
-        volume: "2".parse().unwrap(),
-        turnover: "4".parse().unwrap(),
+        volume: "2".parse().expect("the test wrote it well"),
+        turnover: "4".parse().expect("the test wrote it well"),
         vwap: Some(price("2")),
         trade_count: 2,
-        buy_volume: "2".parse().unwrap(),
-        sell_volume: "0".parse().unwrap(),
+        buy_volume: "2".parse().expect("the test wrote it well"),
+        sell_volume: "0".parse().expect("the test wrote it well"),
         revision,
         quality,
         feed: Feed::new(feed),
@@ -146,13 +146,15 @@ async fn a_killed_sink_lands_every_row_once(stack: &TestStack) -> anyhow::Result
         let instruments = ["BITSTAMP:BTCUSD", "BITSTAMP:LTCUSD", "BITSTAMP:XRPUSD", "BITSTAMP:BTCEUR", "BITSTAMP:ETHBTC"];
         stack
             .send_trades(
-                (sent..until).map(|n| trade(instruments[usize::try_from(n % 5).unwrap()], 1_000 + n, n % 2_000)).collect(),
+                (sent..until)
+                    .map(|n| trade(instruments[usize::try_from(n % 5).expect("the test wrote it well")], 1_000 + n, n % 2_000))
+                    .collect(),
             )
             .await?;
         sent = until;
         if round % 2 == 0 {
             // somewhere between a row and its commit
-            tokio::time::sleep(Duration::from_millis(u64::try_from(round * 137).unwrap() % 700)).await;
+            tokio::time::sleep(Duration::from_millis(u64::try_from(round * 137).expect("the test wrote it well") % 700)).await;
             stack.parts.kill("sink").await?;
             stack.parts.restart("sink").await?;
         }
