@@ -77,7 +77,8 @@ impl Watch {
             begun: Instant::now(),
             asked_for_bars: None,
             rising: Rising::default(),
-            latencies: Latencies::default(),
+            // a recorded session has a hundred thousand trades, a live one some hundred
+            latencies: Latencies::new(if simulated { 20 } else { 1 }),
             snapshot,
         })
     }
