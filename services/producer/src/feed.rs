@@ -78,7 +78,7 @@ impl Feed {
                 () = self.intake.filled() => self.take_in(&mut actions).await?,
                 Some(answer) = self.answers.recv() => self.take_answer(answer, &mut actions),
                 Some(request) = self.requests.recv() => self.take_request(request, &mut actions).await,
-                _ = tick.tick() => self.ledger.on_timer(&mut actions),
+                _ = tick.tick() => self.ledger.on_timer(self.clock.now(), &mut actions),
                 () = stop.wait() => break,
             }
             self.act(&mut actions).await?;

@@ -15,7 +15,7 @@ use crate::intake::{ConnectionNumber, Item};
 use marketflow_model::{Control, ControlKind, Feed, FeedState, Instrument, Timestamp, Trade};
 use marketflow_providers::{Cursor, Event, Malformed, Page, Provider, Repair};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What to do, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,8 +57,8 @@ pub struct Job {
 /// Why the venue is asked.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Purpose {
-    /// To fill the gap of this id.
-    Fill(String),
+    /// To fill the gaps of these ids.
+    Fill(Vec<String>),
     /// To see whether the socket missed anything with an event time before this.
     Check(Timestamp),
 }
@@ -130,6 +130,10 @@ struct Entry {
     /// First trade by socket since the last acknowledgement or drop: from here on trades come by themselves.
     first_live: Option<(i64, Timestamp)>,
     gaps: Vec<Gap>,
+    /// A back-fill is under way; one at a time, so that holes found meanwhile are asked for together.
+    filling: bool,
+    /// Looks at the clock since the last acknowledgement without a trade.
+    looks_without_trade: u32,
     /// A request confirmed everything before.
     checked_to: Option<Timestamp>,
     checking: bool,
@@ -146,7 +150,7 @@ struct Connection {
 pub struct LedgerSettings {
     /// How far behind the newest event time a trade may still arrive, in microseconds.
     pub disorder_micros: i64,
-    /// Ids remembered per instrument.
+    /// Ids (runs of neighbouring ids) remembered per instrument.
     pub ids_per_instrument: usize,
     /// Venue clock between two sweeps of an instrument, in microseconds, where the provider needs them.
     pub sweep_interval_micros: i64,
@@ -371,7 +375,7 @@ impl Ledger {
             }
         }
         match &job.purpose {
-            Purpose::Fill(id) => self.on_fill(job, id, page, last, now, out),
+            Purpose::Fill(ids) => self.on_fill(job, ids, page, last, now, out),
             Purpose::Check(bound) => self.on_check(job, *bound, page, last, now, out),
         }
     }
@@ -379,7 +383,7 @@ impl Ledger {
     /// The venue will not answer a job.
     pub fn on_refused(&mut self, job: &Job, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
         match &job.purpose {
-            Purpose::Fill(id) => self.close_gap(&job.instrument, id, ControlKind::GapAbandoned, reason, now, out),
+            Purpose::Fill(ids) => self.close_gaps(&job.instrument, ids, ControlKind::GapAbandoned, reason, now, out),
             Purpose::Check(_) => {
                 if let Some(entry) = self.instruments.get_mut(&job.instrument) {
                     entry.checking = false;
@@ -400,9 +404,39 @@ impl Ledger {
         }
     }
 
-    /// Asks for sweeps that are due.
-    pub fn on_timer(&mut self, out: &mut Vec<Action>) {
-        let (Repair::Sweep { .. }, Some(complete)) = (self.provider.repair, self.complete_through) else { return };
+    /// Asks for sweeps and holes that are due; called about a hundred times a second.
+    pub fn on_timer(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        match (self.provider.repair, self.complete_through) {
+            (Repair::Sweep { .. }, Some(complete)) => self.sweep(complete, out),
+            (Repair::Sweep { .. }, None) => {}
+            (Repair::ContiguousIds, _) => self.ask_for_holes(now, out),
+        }
+    }
+
+    /// Holes in contiguous ids: those closed by late arrivals need no request, those close together share one.
+    fn ask_for_holes(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let mut complete = Vec::new();
+        for (instrument, entry) in &mut self.instruments {
+            if entry.subscribed_on.is_empty() || entry.filling || entry.gaps.iter().all(|gap| gap.asked) {
+                continue;
+            }
+            entry.looks_without_trade += 1;
+            entry.bound_gaps();
+            let closed: Vec<String> =
+                entry.gaps.iter().filter(|gap| !gap.asked && entry.seen.covers(gap)).map(|gap| gap.id.clone()).collect();
+            if let Some(job) = entry.next_fill(instrument, &closed) {
+                out.push(Action::Ask(job));
+            }
+            if !closed.is_empty() {
+                complete.push((instrument.clone(), closed));
+            }
+        }
+        for (instrument, ids) in complete {
+            self.close_gaps(&instrument, &ids, ControlKind::GapFilled, "nothing is missing any more", now, out);
+        }
+    }
+
+    fn sweep(&mut self, complete: Timestamp, out: &mut Vec<Action>) {
         for (instrument, entry) in &mut self.instruments {
             let Some(checked) = entry.checked_to else { continue };
             if entry.checking
@@ -476,6 +510,7 @@ impl Ledger {
         let Some(entry) = self.instruments.get_mut(instrument) else { return };
         entry.subscribed_on.insert(number);
         entry.first_live = None;
+        entry.looks_without_trade = 0;
         if entry.since.is_none() {
             entry.since = Some(now);
             self.changed = true;
@@ -503,10 +538,8 @@ impl Ledger {
     }
 
     fn on_missing(&mut self, instrument: &Instrument, after: i64, before: i64, now: Timestamp, out: &mut Vec<Action>) {
-        const LOOKED_UP: i64 = 10_000;
         let Some(entry) = self.instruments.get(instrument) else { return };
-        let hole = after.saturating_add(1)..before;
-        if before.saturating_sub(after) <= LOOKED_UP && hole.clone().all(|id| entry.seen.contains(id)) {
+        if entry.seen.covers_between(after, before) {
             return;
         }
         let from = entry.last_time.or(entry.since).unwrap_or(now);
@@ -557,16 +590,17 @@ impl Ledger {
         }
     }
 
-    fn on_fill(&mut self, job: &Job, id: &str, page: Page, last: bool, now: Timestamp, out: &mut Vec<Action>) {
+    fn on_fill(&mut self, job: &Job, ids: &[String], page: Page, last: bool, now: Timestamp, out: &mut Vec<Action>) {
         let Some(entry) = self.instruments.get_mut(&job.instrument) else { return };
-        let Some(gap) = entry.gaps.iter_mut().find(|gap| gap.id == id) else { return };
-        let comes_by_itself = |id: i64| gap.before.is_none() && entry.first_live.is_some_and(|(first, _)| id >= first);
+        let comes_by_itself = |id: i64| job.cursor.before.is_none() && entry.first_live.is_some_and(|(first, _)| id >= first);
         for trade in page.trades {
             let Some(trade_id) = trade.sequence else { continue };
             if comes_by_itself(trade_id) || !entry.seen.insert(trade_id) {
                 continue;
             }
-            gap.recovered_to = gap.recovered_to.max(Some(trade.event_time));
+            for gap in entry.gaps.iter_mut().filter(|gap| ids.contains(&gap.id) && gap.spans(trade_id)) {
+                gap.recovered_to = gap.recovered_to.max(Some(trade.event_time));
+            }
             entry.last_id = entry.last_id.max(Some(trade_id));
             out.push(Action::Trade(trade));
         }
@@ -579,7 +613,7 @@ impl Ledger {
                 (ControlKind::GapAbandoned, format!("the venue answers no further back than {reach}; later trades were filled"))
             }
         };
-        self.close_gap(&job.instrument, id, kind, &reason, now, out);
+        self.close_gaps(&job.instrument, ids, kind, &reason, now, out);
     }
 
     /// A row stands for the whole second it names where the venue gives no more.
@@ -666,24 +700,29 @@ impl Ledger {
         }
     }
 
-    fn close_gap(
+    fn close_gaps(
         &mut self,
         instrument: &Instrument,
-        id: &str,
+        ids: &[String],
         kind: ControlKind,
         reason: &str,
         now: Timestamp,
         out: &mut Vec<Action>,
     ) {
         let Some(entry) = self.instruments.get_mut(instrument) else { return };
-        let Some(place) = entry.gaps.iter().position(|gap| gap.id == id) else { return };
-        let gap = entry.gaps.remove(place);
-        self.changed = true;
-        // Where it ended: at the trade after it, else where trades came by themselves again, else now; behind all that was recovered.
-        let resumed = gap.to.or(entry.first_live.map(|(_, time)| time)).unwrap_or(now);
-        let recovered = gap.recovered_to.map_or(Timestamp::MIN, |time| time.plus_micros(1));
-        let to = resumed.max(recovered).max(gap.from.plus_micros(1));
-        out.push(self.gap_control(kind, instrument, &gap, Some(to), reason.to_owned(), now));
+        if ids.iter().any(|id| entry.gaps.iter().any(|gap| gap.asked && gap.id == *id)) {
+            entry.filling = false;
+        }
+        let first_live = entry.first_live.map(|(_, time)| time);
+        let closed: Vec<Gap> = entry.gaps.extract_if(.., |gap| ids.contains(&gap.id)).collect();
+        self.changed |= !closed.is_empty();
+        for gap in closed {
+            // Where it ended: at the trade after it, else where trades came by themselves again, else now; behind all that was recovered.
+            let resumed = gap.to.or(first_live).unwrap_or(now);
+            let recovered = gap.recovered_to.map_or(Timestamp::MIN, |time| time.plus_micros(1));
+            let to = resumed.max(recovered).max(gap.from.plus_micros(1));
+            out.push(self.gap_control(kind, instrument, &gap, Some(to), reason.to_owned(), now));
+        }
     }
 
     fn gap_control(
@@ -718,16 +757,62 @@ impl Ledger {
 /// A trade further ahead of its receipt than this proves nothing about the time before it.
 const FUTURE_TOLERANCE_MICROS: i64 = 5_000_000;
 
-/// Asks for every gap of an instrument that can be asked for now.
+/// Ids that one request answers at most; holes within so many share it.
+const IDS_PER_REQUEST: i64 = 1_000;
+/// Looks at the clock to wait for the first trade after an acknowledgement, which ends a hole exactly, before asking up to now.
+const LOOKS_FOR_FIRST_TRADE: u32 = 200;
+
+/// Asks for every gap of an instrument at once, where ids tell nothing.
 fn ask_for_gaps(instrument: &Instrument, entry: &mut Entry, provider: &Provider, out: &mut Vec<Action>) {
+    if provider.repair == Repair::ContiguousIds {
+        return;
+    }
     for gap in entry.gaps.iter_mut().filter(|gap| !gap.asked) {
         gap.asked = true;
-        let after = match provider.repair {
-            Repair::Sweep { .. } => None,
-            Repair::ContiguousIds => gap.after,
-        };
-        let cursor = Cursor { after, before: gap.before, from: gap.from, widened: 0 };
-        out.push(Action::Ask(Job { instrument: instrument.clone(), purpose: Purpose::Fill(gap.id.clone()), cursor }));
+        let cursor = Cursor { after: None, before: gap.before, from: gap.from, widened: 0 };
+        out.push(Action::Ask(Job { instrument: instrument.clone(), purpose: Purpose::Fill(vec![gap.id.clone()]), cursor }));
+    }
+}
+
+impl Entry {
+    /// A gap without end ends with the first trade that came by itself.
+    fn bound_gaps(&mut self) {
+        let Some((first, time)) = self.first_live else { return };
+        for gap in self.gaps.iter_mut().filter(|gap| !gap.asked && gap.before.is_none()) {
+            gap.before = Some(first);
+            gap.to.get_or_insert(time);
+            if gap.after.is_some_and(|after| after >= first) {
+                gap.after = self.seen.highest_below(first);
+            }
+        }
+    }
+
+    /// The next request for this instrument's holes, but for those in `except`: the lowest, and what the same answer covers.
+    fn next_fill(&mut self, instrument: &Instrument, except: &[String]) -> Option<Job> {
+        let patient = self.looks_without_trade < LOOKS_FOR_FIRST_TRADE;
+        let ready = |gap: &Gap| !gap.asked && !except.contains(&gap.id) && (gap.before.is_some() || !patient);
+        let lowest = self.gaps.iter().filter(|gap| ready(gap)).min_by_key(|gap| (gap.after, gap.from))?.clone();
+        let mut before = lowest.before;
+        let mut ids = Vec::new();
+        for gap in self.gaps.iter_mut().filter(|gap| ready(gap)) {
+            let within =
+                lowest.after.zip(gap.before).is_some_and(|(after, end)| end.saturating_sub(after) <= IDS_PER_REQUEST + 1);
+            if gap.id == lowest.id || (within && gap.after.is_some()) {
+                gap.asked = true;
+                ids.push(gap.id.clone());
+                before = before.zip(gap.before).map(|(a, b)| a.max(b));
+            }
+        }
+        self.filling = true;
+        let cursor = Cursor { after: lowest.after, before, from: lowest.from, widened: 0 };
+        Some(Job { instrument: instrument.clone(), purpose: Purpose::Fill(ids), cursor })
+    }
+}
+
+impl Gap {
+    /// Whether an id lies in it, as far as ids tell.
+    fn spans(&self, id: i64) -> bool {
+        self.after.is_none_or(|after| id > after) && self.before.is_none_or(|before| id < before)
     }
 }
 
@@ -746,35 +831,55 @@ fn second(at: Timestamp) -> Timestamp {
     Timestamp::from_seconds(at.micros().div_euclid(1_000_000))
 }
 
-/// The last ids of an instrument. An id beyond memory counts as new: the processor knows it by its own records.
+/// The last ids of an instrument, as runs of neighbours. An id beyond memory counts as new: the processor knows it by its own records.
 #[derive(Debug, Default)]
 struct Seen {
-    ids: HashSet<i64>,
-    order: VecDeque<i64>,
-    max: usize,
+    /// First id of a run → last id of it.
+    runs: BTreeMap<i64, i64>,
+    runs_max: usize,
 }
 
 impl Seen {
-    fn new(max: usize) -> Self {
-        Self { max, ..Self::default() }
+    fn new(runs_max: usize) -> Self {
+        Self { runs_max, ..Self::default() }
     }
 
     fn contains(&self, id: i64) -> bool {
-        self.ids.contains(&id)
+        self.run_at_or_below(id).is_some_and(|(_, last)| id <= last)
     }
 
     /// Whether it is new; then it is remembered.
     fn insert(&mut self, id: i64) -> bool {
-        if !self.ids.insert(id) {
+        let below = self.run_at_or_below(id);
+        if below.is_some_and(|(_, last)| id <= last) {
             return false;
         }
-        self.order.push_back(id);
-        if self.order.len() > self.max
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.ids.remove(&oldest);
+        let first = below.filter(|(_, last)| last.checked_add(1) == Some(id)).map_or(id, |(first, _)| first);
+        let last = id.checked_add(1).and_then(|next| self.runs.remove(&next)).unwrap_or(id);
+        self.runs.insert(first, last);
+        if self.runs.len() > self.runs_max {
+            self.runs.pop_first();
         }
         true
+    }
+
+    /// Whether every id strictly between the two was seen.
+    fn covers_between(&self, after: i64, before: i64) -> bool {
+        let (Some(first), Some(last)) = (after.checked_add(1), before.checked_sub(1)) else { return false };
+        first > last || self.run_at_or_below(first).is_some_and(|(_, end)| end >= last)
+    }
+
+    /// Whether nothing of the gap is missing any more.
+    fn covers(&self, gap: &Gap) -> bool {
+        gap.after.zip(gap.before).is_some_and(|(after, before)| self.covers_between(after, before))
+    }
+
+    fn highest_below(&self, id: i64) -> Option<i64> {
+        self.runs.range(..id).next_back().map(|(_, last)| (*last).min(id - 1))
+    }
+
+    fn run_at_or_below(&self, id: i64) -> Option<(i64, i64)> {
+        self.runs.range(..=id).next_back().map(|(first, last)| (*first, *last))
     }
 }
 
@@ -782,7 +887,7 @@ impl Seen {
 pub(crate) mod tests {
     use super::*;
     use marketflow_model::{Conditions, Side, Source};
-    use marketflow_providers::{binance, bitstamp};
+    use marketflow_providers::{MalformedRow, binance, bitstamp};
 
     const START: i64 = 1_700_000_000;
 
@@ -889,7 +994,7 @@ pub(crate) mod tests {
 
         fn timer(&mut self) -> Vec<String> {
             let mut out = Vec::new();
-            self.ledger.on_timer(&mut out);
+            self.ledger.on_timer(self.now, &mut out);
             self.said(out)
         }
 
@@ -1029,17 +1134,88 @@ pub(crate) mod tests {
         assert_eq!(scene.timer(), ["ask check 38..68"]);
     }
 
+    fn missing(scene: &Scene, after: i64, before: i64) -> Item {
+        Item::Event(Event::Missing { instrument: scene.instrument.clone(), after, before })
+    }
+
     #[test]
     fn a_hole_in_contiguous_ids_is_asked_for_exactly() {
         let mut scene = Scene::up(USDT);
         scene.trade(1, 4, 5);
-        let instrument = scene.instrument.clone();
-        let missing = |after, before| Item::Event(Event::Missing { instrument: instrument.clone(), after, before });
-        assert_eq!(scene.item(1, 9, missing(4, 7)), ["GapOpened 5..", "ask fill after Some(4) from 5"]);
-        scene.trade(1, 7, 9);
+        let item = missing(&scene, 4, 8);
+        assert_eq!(scene.item(1, 9, item), ["GapOpened 5.."]);
+        scene.trade(1, 8, 9);
+        assert_eq!(scene.timer(), ["ask fill after Some(4) from 5"]);
+        assert_eq!(scene.jobs[0].cursor.before, Some(8));
         assert_eq!(scene.trade(1, 6, 8), ["trade 6"], "a late one is still new");
-        assert_eq!(scene.answer(10, &[(5, 6), (6, 8)]), ["trade 5", "GapFilled 5..9"]);
-        assert_eq!(scene.item(1, 11, missing(4, 7)), Vec::<String>::new(), "nothing is missing any more");
+        assert_eq!(scene.answer(10, &[(5, 6), (6, 8), (7, 8)]), ["trade 5", "trade 7", "GapFilled 5..9"]);
+        let item = missing(&scene, 4, 8);
+        assert_eq!(scene.item(1, 11, item), Vec::<String>::new(), "nothing is missing any more");
+    }
+
+    #[test]
+    fn a_hole_that_late_arrivals_fill_needs_no_request() {
+        let mut scene = Scene::up(USDT);
+        scene.trade(1, 4, 5);
+        let item = missing(&scene, 4, 6);
+        assert_eq!(scene.item(1, 9, item), ["GapOpened 5.."]);
+        scene.trade(1, 6, 9);
+        scene.trade(1, 5, 7);
+        assert_eq!(scene.timer(), ["GapFilled 5..9"]);
+    }
+
+    #[test]
+    fn holes_close_together_share_a_request() {
+        let mut scene = Scene::up(USDT);
+        scene.trade(1, 4, 5);
+        for (after, before, second) in [(4, 6, 6), (10, 13, 8), (5_000, 5_002, 9)] {
+            let item = missing(&scene, after, before);
+            scene.item(1, second, item);
+            scene.trade(1, before, second);
+        }
+        assert_eq!(scene.timer(), ["ask fill after Some(4) from 5"]);
+        assert_eq!(scene.jobs[0].cursor.before, Some(13));
+        assert_eq!(scene.timer(), Vec::<String>::new(), "one at a time");
+        assert_eq!(
+            scene.answer(10, &[(5, 5), (11, 7), (12, 7)]),
+            ["trade 5", "trade 11", "trade 12", "GapFilled 5..6", "GapFilled 6..8"]
+        );
+        assert_eq!(scene.timer(), ["ask fill after Some(5000) from 8"]);
+    }
+
+    #[test]
+    fn where_ids_tell_a_lost_connection_is_asked_for_up_to_the_first_trade_that_came_by_itself() {
+        let mut scene = Scene::up(USDT);
+        scene.trade(1, 4, 5);
+        scene.lose(1, 6);
+        assert_eq!(scene.connect(2, 20), ["feed FeedState Up 20.."]);
+        assert_eq!(scene.timer(), Vec::<String>::new(), "not known yet where it ends");
+        scene.trade(2, 9, 21);
+        assert_eq!(scene.timer(), ["ask fill after Some(4) from 3"]);
+        assert_eq!(scene.jobs[0].cursor.before, Some(9));
+        assert_eq!(scene.answer(22, &[(5, 6), (8, 19)]), ["trade 5", "trade 8", "GapFilled 3..21"]);
+
+        scene.lose(2, 22);
+        scene.connect(3, 30);
+        scene.trade(3, 10, 31);
+        assert_eq!(scene.timer(), ["GapFilled 19..31"], "the next id proves that nothing was missed");
+
+        scene.lose(3, 40);
+        scene.connect(4, 50);
+        let said: Vec<String> = (0..300).flat_map(|_| scene.timer()).collect();
+        assert_eq!(said, ["ask fill after Some(10) from 29"], "on a quiet market it is asked up to now");
+    }
+
+    #[test]
+    fn seen_ids_are_runs_and_the_lowest_are_forgotten() {
+        let mut seen = Seen::new(2);
+        for (id, new) in [(5, true), (6, true), (8, true), (7, true), (6, false), (20, true), (i64::MAX, true), (i64::MAX, false)]
+        {
+            assert_eq!(seen.insert(id), new, "{id}");
+        }
+        assert_eq!(seen.runs.clone().into_iter().collect::<Vec<_>>(), [(20, 20), (i64::MAX, i64::MAX)]);
+        assert!(seen.insert(21) && seen.covers_between(19, 22) && !seen.covers_between(19, 23));
+        assert_eq!((seen.highest_below(21), seen.highest_below(20)), (Some(20), None));
     }
 
     #[test]
@@ -1078,7 +1254,9 @@ pub(crate) mod tests {
         let past = Past { ids: vec![9, 10], last_time: Some(at(-20)), complete_through: Some(at(-15)), gaps: Vec::new() };
         let (mut scene, said) = Scene::resumed(USDT, None, past);
         assert_eq!(said, ["GapOpened -15.."]);
-        assert_eq!(scene.connect(1, 1), ["ask fill after Some(10) from -15", "feed FeedState Up 1.."]);
+        assert_eq!(scene.connect(1, 1), ["feed FeedState Up 1.."]);
+        scene.trade(1, 14, 2);
+        assert_eq!(scene.timer(), ["ask fill after Some(10) from -15"]);
     }
 
     #[test]
