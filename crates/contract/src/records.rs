@@ -95,8 +95,7 @@ impl Reader<'_> {
     }
 
     fn series_value(&mut self) -> Result<SeriesValue, DecodeError> {
-        let value = self.decimal("value")?;
-        if value.unsigned_abs() < 10u128.pow(38) { Ok(SeriesValue(value)) } else { Err(DecodeError::BadDecimal("value")) }
+        SeriesValue::from_scaled(self.decimal("value")?).ok_or(DecodeError::BadDecimal("value"))
     }
 
     fn text(&mut self, field: &'static str) -> Result<String, DecodeError> {
@@ -402,7 +401,7 @@ impl AvroRecord for Observation {
         w.string(&self.series);
         w.timestamp(self.period_start);
         w.timestamp(self.period_end);
-        w.option(self.value, |w, v| w.decimal(v.0));
+        w.option(self.value, |w, v| w.decimal(v.scaled()));
         w.string(&self.unit);
         w.option(self.published_at, Writer::timestamp);
         w.option(self.vintage.as_deref(), Writer::string);

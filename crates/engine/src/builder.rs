@@ -1,4 +1,6 @@
-//! The windows of one instrument in one feed.
+//! The windows of one instrument in one feed: folded, published when the watermark passes, published again when something changed.
+//!
+//! Next: `schemas/avro/bar.v1.avsc`, then `services/sink/src/tables/bar.rs`.
 
 use crate::feed::{FeedTrack, GapState};
 use crate::ids::{SeenIds, TradeId};

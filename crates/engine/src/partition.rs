@@ -1,4 +1,6 @@
 //! Everything known about one input partition: routes each record to its feed and instrument, moves watermarks, keeps gaps.
+//!
+//! Next: `builder.rs`.
 
 use crate::builder::{Builder, Fold, Reason};
 use crate::feed::{FeedTrack, Gap, GapState};

@@ -214,6 +214,10 @@ scaled!(
     Amount, i128, 8, POW10[38]
 );
 scaled!(
+    /// A value of a macro or reference series: scale 12, 38 digits (Avro `decimal(38,12)`).
+    SeriesValue, i128, 12, POW10[38]
+);
+scaled!(
     /// Σ price × size, unrounded: scale 16. Folded exactly; rounded once, at emission, by [`Turnover::rounded`].
     Turnover, i128, 16, i128::MAX
 );

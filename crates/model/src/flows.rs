@@ -1,19 +1,7 @@
 //! Observations of a series, reported fund flows, and flow aggregates. First written by the fund-flow work; the contract is settled here.
 
-use crate::{Amount, Instrument, Timestamp};
+use crate::{Amount, Instrument, SeriesValue, Timestamp};
 use serde::{Deserialize, Serialize};
-
-/// A value of a macro or reference series: scale 12, 38 digits, kept as scaled integer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, PartialOrd, Ord, Hash)]
-pub struct SeriesValue(
-    /// The value times `10^12`.
-    pub i128,
-);
-
-impl SeriesValue {
-    /// Decimals kept.
-    pub const SCALE: u32 = 12;
-}
 
 /// One value of a series (close, volume, yield, rate, index) for a period, with its vintage. Key: `PROVIDER:SERIES`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -31,7 +31,7 @@ impl Row for Observation {
         row.string(&self.series);
         row.micros(self.period_start);
         row.micros(self.period_end);
-        row.nullable(self.value, |row, value| row.decimal38(value.0));
+        row.nullable(self.value, |row, value| row.decimal38(value.scaled()));
         row.string(&self.unit);
         row.nullable(self.published_at, RowWriter::micros);
         row.nullable(self.vintage.as_deref(), RowWriter::string);
