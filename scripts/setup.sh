@@ -16,6 +16,7 @@ pins=$here/setup
 tools=${MARKETFLOW_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/marketflow/tools}
 scratch=$tools/.scratch
 check_only=false
+something_missing=false
 
 apicurio_artifact=io.apicurio:apicurio-registry-app:2.6.13.Final:tar.gz:all
 tape_artifact=org.ta4j:ta4j-examples:0.15
@@ -41,6 +42,7 @@ main() {
     artifact tape     "recorded trades of 2013 (1 MB)"             fetch_tape
     artifact python   "Python clients for the tests (200 MB)"      fetch_python   "$pins/requirements.txt"
     rm -rf "$scratch"
+    if $something_missing; then exit 2; fi
     say "ready: $tools"
 }
 
@@ -207,6 +209,4 @@ say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "${*:2}" >&2; exit "$1"; }
 missing() { say "missing: $1"; something_missing=true; }
 
-something_missing=false
 main "$@"
-if $something_missing; then exit 2; fi
