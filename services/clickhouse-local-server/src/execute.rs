@@ -197,7 +197,8 @@ impl Execution<'_> {
             return Err(Fault::new(code::NOT_IMPLEMENTED, "INTO OUTFILE and FROM INFILE are for the command-line client"));
         }
         let format = sql::output_format(text).or_else(|| job.format.clone()).unwrap_or_else(|| "TabSeparated".to_owned());
-        let mut output = output(parts, job, Some(format.clone()))?;
+        // As on a server, a statement without a result has no format.
+        let mut output = output(parts, job, (class == Class::ReadOnly).then(|| format.clone()))?;
         let version = Some(job.protocol_version).filter(|&version| version > 0 && format.eq_ignore_ascii_case("Native"));
         let streamed =
             class == Class::ReadOnly && sql::begins_with(text, &["SELECT", "WITH", "FROM"]) && !shows_totals(text, job);

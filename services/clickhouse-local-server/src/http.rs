@@ -37,6 +37,9 @@ const QUERY_STACK_BYTES: usize = 8 << 20;
 /// What is read and thrown away of a body nobody wants, so that the client gets to reading the answer.
 const UNWANTED_BODY_BYTES: usize = 64 << 20;
 
+/// Time the last piece of a failed result gets to reach the socket before the connection is cut.
+const BEFORE_CUT: Duration = Duration::from_millis(100);
+
 /// What the handlers share.
 pub(crate) struct App {
     pub(crate) shared: Arc<Shared>,
@@ -169,6 +172,8 @@ fn rest(parts: mpsc::Receiver<Part>, guard: CancelOnDrop) -> impl Stream<Item = 
             }
             _ => {
                 guard.disarm();
+                // An error drops what was not written to the socket yet; while we wait, the exception frame gets out.
+                tokio::time::sleep(BEFORE_CUT).await;
                 Some((Err(io::Error::other("the query failed while its result was sent")), None))
             }
         }
@@ -385,7 +390,9 @@ impl Arguments {
             "session_check" => self.session_check = on,
             "compress" => self.compress = on,
             "decompress" => self.decompress = on,
-            "wait_end_of_query" => self.wait_end = on,
+            // Said explicitly, 0 asks for each piece as soon as it is there.
+            "wait_end_of_query" if !on => self.buffer = self.buffer.or(Some(1)),
+            "wait_end_of_query" => self.wait_end = true,
             "buffer_size" => self.buffer = value.parse().ok().filter(|&bytes| bytes > 0),
             "client_protocol_version" => self.protocol_version = value.parse().unwrap_or(0),
             "query_id" | "quota_key" | "stacktrace" => {}

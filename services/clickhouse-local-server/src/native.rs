@@ -14,8 +14,18 @@ const WITH_CUSTOM_SERIALIZATION: u32 = 54454;
 /// Field 1: overflow rows, no. Field 2: bucket, -1. End.
 const BLOCK_INFO: [u8; 8] = [1, 0, 2, 0xff, 0xff, 0xff, 0xff, 0];
 
-/// Rewrites whole Native blocks for a reader of this protocol version.
-pub(crate) fn reframe(blocks: &[u8], version: u32) -> Result<Vec<u8>, Fault> {
+/// Rewrites a piece of the engine's Native output for a reader of this protocol version. A piece is whole blocks; one that has columns of
+/// unmeasurable types is one block, which is all an older reader needs to know.
+pub(crate) fn reframe(piece: &[u8], version: u32) -> Result<Vec<u8>, Fault> {
+    match reframe_blocks(piece, version) {
+        Err(fault) if fault.code == code::NOT_IMPLEMENTED && version < WITH_CUSTOM_SERIALIZATION => {
+            Ok([&BLOCK_INFO, piece].concat())
+        }
+        other => other,
+    }
+}
+
+fn reframe_blocks(blocks: &[u8], version: u32) -> Result<Vec<u8>, Fault> {
     let mut output = Vec::with_capacity(blocks.len() + 64);
     let mut reader = Reader { bytes: blocks, at: 0 };
     while reader.at < blocks.len() {

@@ -629,6 +629,10 @@ async fn results_are_streamed_or_held_as_asked() {
     let streamed = server.post(&[], failing).send().await.unwrap();
     assert_eq!(streamed.status(), StatusCode::OK, "the failure comes after the first bytes");
     assert!(streamed.bytes().await.is_err(), "and cuts the connection");
+    let small = "SELECT throwIf(number = 50), number FROM numbers(100) SETTINGS max_block_size = 1";
+    assert_eq!(server.ask(small).await.code(), "395", "what is small is held until the query has ended");
+    let eager = server.post(&[("wait_end_of_query", "0")], small).send().await.unwrap();
+    assert_eq!(eager.status(), StatusCode::OK, "unless each piece is asked for at once");
     let held = send(server.post(&[("wait_end_of_query", "1")], failing)).await;
     assert_eq!((held.code(), held.status), ("395", StatusCode::INTERNAL_SERVER_ERROR));
     let held = send(server.post(&[("wait_end_of_query", "1")], rows)).await;
@@ -649,6 +653,8 @@ async fn native_carries_block_information_for_clients_with_a_protocol_version() 
     let flagged = send(server.post(&[("client_protocol_version", "54460")], sql)).await.body;
     assert_eq!(flagged.len(), versioned.len() + 9, "one flag for each column");
     let odd = "SELECT '{}'::JSON AS j FORMAT Native";
+    let old = send(server.post(&[("client_protocol_version", "54405")], odd)).await.body;
+    assert_eq!(old[..8], [1, 0, 2, 255, 255, 255, 255, 0]);
     assert_eq!(send(server.post(&[("client_protocol_version", "54460")], odd)).await.code(), "48");
 }
 
