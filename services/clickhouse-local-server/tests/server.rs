@@ -1,4 +1,5 @@
 //! The real server over the real engine, each test with a process and a data folder of its own.
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails by panicking, as the test itself does")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -46,9 +47,11 @@ fn command(data: &Path, settings: &[&str]) -> Command {
 
 /// Starts a server and waits until it says where it listens.
 fn start(data: &Path, settings: &[&str]) -> Server {
-    let mut child = command(data, settings).spawn().unwrap();
+    let mut server = Server { child: command(data, settings).spawn().unwrap(), url: String::new() };
     let (sender, lines) = std::sync::mpsc::channel();
-    for pipe in [Box::new(child.stderr.take().unwrap()) as Box<dyn Read + Send>, Box::new(child.stdout.take().unwrap())] {
+    for pipe in
+        [Box::new(server.child.stderr.take().unwrap()) as Box<dyn Read + Send>, Box::new(server.child.stdout.take().unwrap())]
+    {
         let sender = sender.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(pipe).lines().map_while(Result::ok) {
@@ -63,11 +66,11 @@ fn start(data: &Path, settings: &[&str]) -> Server {
         if let Some(at) = line.find("\"listen\":\"") {
             let url = line[at + 10..].split('"').next().unwrap();
             std::thread::spawn(move || lines.into_iter().for_each(drop));
-            return Server { child, url: format!("http://{url}") };
+            server.url = format!("http://{url}");
+            return server;
         }
         log.push(line);
     }
-    drop(child.kill());
     panic!("the server does not start: {log:#?}");
 }
 
@@ -332,8 +335,12 @@ async fn the_clickhouse_crate_inserts_and_reads_with_and_without_lz4() {
             .execute()
             .await
             .unwrap();
-        let record =
-            |id: u64| Record { id, price: -(id as i64), name: format!("n{id}\n\n"), note: (id % 2 == 0).then(|| "x".to_owned()) };
+        let record = |id: u64| Record {
+            id,
+            price: -(id as i64),
+            name: format!("n{id}\n\n"),
+            note: id.is_multiple_of(2).then(|| "x".to_owned()),
+        };
         let mut insert = client.insert::<Record>(table).await.unwrap();
         for id in 0..200_000 {
             insert.write(&record(id)).await.unwrap();
