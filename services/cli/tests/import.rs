@@ -1,5 +1,7 @@
 //! `marketflow import` and the questions after it, against real Kafka, registry, ClickHouse, processor and sink.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use marketflow_testkit::TestStack;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
