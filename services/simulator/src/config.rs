@@ -25,6 +25,8 @@ pub struct Config {
     pub range: RangeConfig,
     /// Where the truth is written.
     pub truth: TruthConfig,
+    /// Where the place is kept.
+    pub place: PlaceConfig,
     /// Bitstamp's ways.
     pub bitstamp: BitstampConfig,
     /// Binance's ways.
@@ -127,6 +129,14 @@ pub(crate) fn instant_us(text: &str) -> anyhow::Result<i64> {
 #[serde(deny_unknown_fields)]
 pub struct TruthConfig {
     /// File (NDJSON) written when the run finishes and when the service stops; empty = none.
+    pub path: PathBuf,
+}
+
+/// Section `[place]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlaceConfig {
+    /// File that keeps where the tape stands over a restart; empty = a restart begins at the beginning.
     pub path: PathBuf,
 }
 

@@ -18,6 +18,7 @@ pub mod faults;
 pub mod hub;
 pub mod market;
 pub mod metrics;
+mod place;
 pub mod player;
 pub mod seed;
 pub mod server;

@@ -10,7 +10,8 @@ use crate::connection::{Close, Connection};
 use crate::decimal::Decimal;
 use crate::faults::{FaultKind, FaultSpec, Strike};
 use crate::hub::Channel;
-use crate::market::{Fate, Origin, Trade, Venue};
+use crate::market::{Fate, Market, Origin, Trade, Venue};
+use crate::place;
 use crate::seed;
 use crate::simulation::Simulation;
 use marketflow_runtime::Stop;
@@ -25,6 +26,8 @@ use tracing::{info, warn};
 const TICK: Duration = Duration::from_millis(2);
 /// Longest wait for a notification that may have been missed.
 const WAKE_UP: Duration = Duration::from_millis(50);
+/// Wall time between two notes of the place.
+const KEEP_PLACE_EVERY: Duration = Duration::from_millis(50);
 /// Events played between two looks at the stop request.
 const BATCH: usize = 256;
 /// Warning time of a close that a fault announces.
@@ -33,6 +36,21 @@ const NOTICE: Duration = Duration::from_secs(3);
 const HALF_OPEN: Duration = Duration::from_secs(600);
 /// Size of an oversized frame, unless the fault says otherwise.
 const OVERSIZED_BYTES: usize = 2 * 1024 * 1024;
+
+/// Lets the market's next trade happen.
+fn release(market: &Market, fate: Fate) -> (usize, Trade) {
+    let at = market.released();
+    let (trade, previous) = {
+        let mut trades = market.trades_mut();
+        trades[at].fate = fate;
+        (trades[at], at.checked_sub(1).map(|before| trades[before]))
+    };
+    if market.venue == Venue::Binance && !previous.is_some_and(|previous| previous.aggregates_with(&trade)) {
+        market.aggregates.write().unwrap_or_else(PoisonError::into_inner).push(at);
+    }
+    market.release();
+    (at, trade)
+}
 
 /// Plays the tapes.
 pub struct Player {
@@ -57,16 +75,24 @@ pub struct Player {
     swept_us: i64,
     at_full_speed: bool,
     payload: Vec<u8>,
+    place_kept_at: Instant,
 }
 
 impl Player {
     /// A player at the beginning of the tapes.
     pub fn new(simulation: Arc<Simulation>) -> Player {
         let markets = &simulation.hub.markets;
+        // trades before the clock have happened: none on a fresh run, those of an earlier process otherwise
+        let now_us = simulation.clock.now_us();
+        for market in markets {
+            while market.trades().get(market.released()).is_some_and(|trade| trade.time_us <= now_us) {
+                release(market, Fate::RestOnly);
+            }
+        }
         let next: BinaryHeap<_> = markets
             .iter()
             .enumerate()
-            .filter_map(|(index, market)| Some(Reverse((market.trades().first()?.time_us, index))))
+            .filter_map(|(index, market)| Some(Reverse((market.trades().get(market.released())?.time_us, index))))
             .collect();
         let last_event_us = markets.iter().filter_map(|market| Some(market.trades().last()?.time_us)).max().unwrap_or(0);
         Player {
@@ -84,6 +110,7 @@ impl Player {
             swept_us: i64::MIN,
             at_full_speed: false,
             payload: Vec::with_capacity(1024),
+            place_kept_at: Instant::now(),
             simulation,
         }
     }
@@ -94,6 +121,7 @@ impl Player {
     /// The truth file cannot be written.
     pub async fn run(mut self, stop: Stop) -> anyhow::Result<()> {
         while !stop.requested() {
+            self.keep_place()?;
             if !self.simulation.clock.running() {
                 self.wait_for_the_start(&stop).await;
                 continue;
@@ -110,6 +138,17 @@ impl Player {
                 }
                 None => self.play_as_fast_as_read(&stop).await,
             }
+        }
+        Ok(())
+    }
+
+    /// Notes where the run stands, a few times a second.
+    fn keep_place(&mut self) -> anyhow::Result<()> {
+        let config = &self.simulation.config;
+        let due = !config.place.path.as_os_str().is_empty() && self.place_kept_at.elapsed() >= KEEP_PLACE_EVERY;
+        if due && self.simulation.clock.started() {
+            self.place_kept_at = Instant::now();
+            place::keep(config, self.simulation.clock.now_us())?;
         }
         Ok(())
     }
@@ -255,15 +294,7 @@ impl Player {
     fn play_trade(&mut self, index: usize) {
         let simulation = self.simulation.clone();
         let market = &simulation.hub.markets[index];
-        let at = market.released();
-        let (trade, previous) = {
-            let trades = market.trades();
-            (trades[at], at.checked_sub(1).map(|before| trades[before]))
-        };
-        if market.venue == Venue::Binance && !previous.is_some_and(|previous| previous.aggregates_with(&trade)) {
-            market.aggregates.write().unwrap_or_else(PoisonError::into_inner).push(at);
-        }
-        market.release();
+        let (at, trade) = release(market, Fate::Pending);
         let strikes = match trade.origin {
             Origin::Tape => simulation.faults.at_trade(market, trade.id, trade.time_us),
             Origin::ZeroSize | Origin::TooPrecise => Vec::new(),

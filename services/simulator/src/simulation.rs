@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::faults::{Faults, Refusals};
 use crate::hub::Hub;
 use crate::metrics::SimulatorMetrics;
+use crate::place;
 use crate::tape;
 use crate::truth::Truth;
 use crate::{binance, market::Market};
@@ -89,6 +90,7 @@ impl Simulation {
         }
         let first_us = markets.iter().filter_map(|market| Some(market.trades().first()?.time_us)).min().unwrap_or(0);
         let start_us = first_us.div_euclid(MINUTE_US) * MINUTE_US - micros(config.clock.lead_in);
+        let start_us = place::kept(&config).unwrap_or(start_us);
         let faults = Faults::new(config.seed, first_us);
         for fault in &config.faults {
             faults.add(fault.clone(), &markets)?;
