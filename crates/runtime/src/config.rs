@@ -3,9 +3,9 @@
 use crate::{AdminConfig, Exit, version};
 use anyhow::{Context, anyhow};
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
-use figment::value::Value;
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider, Source};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -101,15 +101,37 @@ fn layers(defaults: &str, arguments: &ArgMatches) -> anyhow::Result<Figment> {
     for setting in arguments.get_many::<String>("set").into_iter().flatten() {
         let (key, text) = setting.split_once('=').ok_or_else(|| anyhow!("--set {setting}: write SECTION.KEY=VALUE"))?;
         let Ok(value) = text.parse::<Value>();
-        figment = figment.merge(Serialized::default(key, value));
+        figment = figment.merge(Setting { key, value });
     }
     Ok(figment)
 }
 
-/// One line per problem, each naming its key and the layer it came from.
+/// One key set on the command line.
+struct Setting<'a> {
+    key: &'a str,
+    value: Value,
+}
+
+impl Provider for Setting<'_> {
+    fn metadata(&self) -> Metadata {
+        Metadata::named("--set")
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Serialized::default(self.key, &self.value).data()
+    }
+}
+
+/// One clause per problem, each naming its key and the layer it came from.
 fn in_words(problems: figment::Error) -> anyhow::Error {
-    let lines: Vec<String> = problems.into_iter().map(|problem| problem.to_string()).collect();
-    anyhow!("configuration: {}", lines.join("; "))
+    let clause = |problem: figment::Error| {
+        let layer = problem.metadata.as_ref().map(|metadata| match &metadata.source {
+            Some(Source::File(path)) => format!(" (in {})", path.display()),
+            _ => format!(" (in {})", metadata.name),
+        });
+        format!("{}: {}{}", problem.path.join("."), problem.kind, layer.unwrap_or_default())
+    };
+    anyhow!("configuration: {}", problems.into_iter().map(clause).collect::<Vec<_>>().join("; "))
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
@@ -153,7 +175,7 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named() {
         let problem = example(&["--set", "broker.retrys=7"]).unwrap_err();
-        assert!(problem.contains("retrys"), "{problem}");
+        assert!(problem.contains("broker.retrys: unknown field") && problem.contains("--set"), "{problem}");
     }
 
     #[test]
