@@ -70,6 +70,9 @@ async fn unknown_path(request: Request) -> Response {
 async fn clickhouse(State(app): State<Arc<App>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let is_get = !matches!(parts.method, Method::POST | Method::PUT);
+    // Also a refused request's body is read, within bounds: a client that still writes would not see the answer.
+    let (body_pieces, pieces) = mpsc::channel(4);
+    tokio::spawn(forward_body(body, body_pieces, app.config.limits.receive_timeout));
     let query_id = Uuid::new_v4().to_string();
     let arguments = match Arguments::read(&parts, query_id) {
         Ok(arguments) => arguments,
@@ -79,14 +82,14 @@ async fn clickhouse(State(app): State<Arc<App>>, request: Request) -> Response {
         return "Ok.\n".into_response();
     }
     let query_id = arguments.query_id.clone();
-    match answer(&app, is_get, arguments, body).await {
+    match answer(&app, is_get, arguments, BodyReader::new(pieces)).await {
         Ok(response) => response,
         Err(fault) => failure(&app, &fault, &query_id),
     }
 }
 
 /// Starts the query on a thread of its own and waits for the first it has to say.
-async fn answer(app: &Arc<App>, is_get: bool, arguments: Arguments, body: Body) -> Result<Response, Fault> {
+async fn answer(app: &Arc<App>, is_get: bool, arguments: Arguments, body: BodyReader) -> Result<Response, Fault> {
     let user = access::authenticate(&app.config.users, &arguments.credentials)?;
     let limits = &app.config.limits;
     let session = match arguments.session_id {
@@ -102,8 +105,6 @@ async fn answer(app: &Arc<App>, is_get: bool, arguments: Arguments, body: Body) 
         return Err(Fault::new(code::TOO_MANY_SIMULTANEOUS_QUERIES, what));
     };
 
-    let (body_pieces, pieces) = mpsc::channel(4);
-    tokio::spawn(forward_body(body, body_pieces, limits.receive_timeout));
     let key = Uuid::new_v4().to_string();
     let guard = CancelOnDrop::new(Arc::clone(&app.shared), key.clone());
     let buffer = arguments.buffer.unwrap_or(limits.response_buffer_bytes).min(limits.whole_response_bytes);
@@ -114,7 +115,7 @@ async fn answer(app: &Arc<App>, is_get: bool, arguments: Arguments, body: Body) 
         tag: Uuid::new_v4().simple().to_string()[..16].to_owned(),
         key,
         query: arguments.query,
-        body: BodyReader::new(pieces),
+        body,
         body_coding: arguments.body_coding,
         body_blocks: arguments.decompress,
         database: arguments.database,

@@ -68,6 +68,8 @@ pub(crate) struct Output {
     state: Arc<AtomicU8>,
     parts: mpsc::Sender<Part>,
     tag: String,
+    /// Nothing is to be held back, neither here nor in the encoder.
+    eager: bool,
 }
 
 impl Output {
@@ -81,12 +83,13 @@ impl Output {
             Some(coding) => Encoder::coded(coding, sink)?,
             None => Encoder::Plain(sink),
         };
-        Ok(Self { encoder, state, parts, tag })
+        Ok(Self { encoder, state, parts, tag, eager: delivery.buffer <= 1 && !delivery.whole })
     }
 
     /// Adds to the body. An error means the client is gone, or the result is larger than may be held.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.encoder.write_all(bytes)
+        self.encoder.write_all(bytes)?;
+        if self.eager { self.encoder.flush() } else { Ok(()) }
     }
 
     /// Ends a good response.

@@ -640,6 +640,8 @@ async fn results_are_streamed_or_held_as_asked() {
     assert_eq!(server.ask(small).await.code(), "395", "what is small is held until the query has ended");
     let eager = server.post(&[("wait_end_of_query", "0")], small).send().await.unwrap();
     assert_eq!(eager.status(), StatusCode::OK, "unless each piece is asked for at once");
+    let eager = server.post(&[("wait_end_of_query", "0")], small).header("Accept-Encoding", "zstd").send().await.unwrap();
+    assert_eq!(eager.status(), StatusCode::OK, "also through compression");
     let held = send(server.post(&[("wait_end_of_query", "1")], failing)).await;
     assert_eq!((held.code(), held.status), ("395", StatusCode::INTERNAL_SERVER_ERROR));
     let held = send(server.post(&[("wait_end_of_query", "1")], rows)).await;
