@@ -198,7 +198,6 @@ impl Demo {
             stack.start_service(spec).await.map_err(|error| problem(&error))?;
         }
         stack.mark_ready();
-        self.starting = self.begun.elapsed();
         Ok(stack)
     }
 
@@ -220,6 +219,9 @@ impl Demo {
         let rows = Rows::new(ClickHouse::new(&ClickHouseConfig::new(&addresses.clickhouse)));
         let tally = Tally::begin(KafkaConfig::new(&addresses.kafka));
         let mut watch = Watch::new(rows, tally, self.ports, self.language, !self.plan.live, snapshot)?;
+        self.screen.hint(self.language.pick("  waiting for the readers …", "  컨슈머 할당을 기다리는 중 …"));
+        watch.begin().await;
+        self.starting = self.begun.elapsed();
         let playing = Instant::now();
         self.play(stack, &mut watch).await?;
         let playing = playing.elapsed();

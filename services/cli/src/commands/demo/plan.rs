@@ -123,6 +123,7 @@ impl Plan {
         let variables: Vec<(&str, String)> = match (service, self.live) {
             ("simulator", _) => vec![
                 ("MARKETFLOW__CLOCK__SPEED", self.speed_text()),
+                ("MARKETFLOW__START__AUTOMATIC", "false".to_owned()),
                 ("MARKETFLOW__RANGE__FROM", self.from.to_string()),
                 ("MARKETFLOW__RANGE__TO", self.to.to_string()),
                 ("MARKETFLOW__TRUTH__PATH", truth_file(home).display().to_string()),

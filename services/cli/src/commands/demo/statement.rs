@@ -108,7 +108,9 @@ pub(super) fn lines(session: &Session, findings: &Findings, language: Language, 
 
 /// Where to look next: the kept stack, or how to keep one.
 pub(super) fn where_next(home: &Path, ports: &Ports, session: &Session, kept: bool, language: Language) -> Vec<String> {
-    let with_home = format!("MARKETFLOW_HOME={}", home.display());
+    // as it was called, so that it can be pasted
+    let marketflow = std::env::args().next().unwrap_or_else(|| "marketflow".to_owned());
+    let with_home = format!("MARKETFLOW_HOME={} {marketflow}", home.display());
     let mut lines = vec![language.pick("Where to look next", "다음으로 볼 것").to_owned()];
     if kept {
         lines.extend([
@@ -116,23 +118,23 @@ pub(super) fn where_next(home: &Path, ports: &Ports, session: &Session, kept: bo
                 "  ClickHouse  http://127.0.0.1:{}   Kafka  127.0.0.1:{}   registry  http://127.0.0.1:{}",
                 ports.clickhouse, ports.kafka, ports.registry
             ),
-            format!("  {with_home} marketflow bars --instrument {} --interval 15m", session.instrument),
-            format!("  {with_home} marketflow sql \"{}\"", query(&session.instrument)),
-            format!("  {with_home} marketflow status"),
+            format!("  {with_home} bars --instrument {} --interval 15m", session.instrument),
+            format!("  {with_home} sql \"{}\"", query(&session.instrument)),
+            format!("  {with_home} status"),
             language.pick(
-                format!("It keeps running. Stop it: {with_home} marketflow down"),
-                format!("계속 실행 중입니다. 끝내려면: {with_home} marketflow down"),
+                format!("It keeps running. Stop it: {with_home} down"),
+                format!("계속 실행 중입니다. 끝내려면: {with_home} down"),
             ),
         ]);
     } else {
         lines.extend([
             language.pick(
-                "  make demo KEEP=1 (or `marketflow demo --keep`) leaves it running, to be asked:".to_owned(),
-                "  make demo KEEP=1 (또는 `marketflow demo --keep`)로 실행하면 스택을 남겨 두고 직접 조회할 수 있습니다:"
+                "  make demo KEEP=1 (or --keep) leaves it running, to be asked:".to_owned(),
+                "  make demo KEEP=1 (또는 --keep)로 실행하면 스택을 남겨 두고 직접 조회할 수 있습니다:"
                     .to_owned(),
             ),
-            format!("    marketflow bars --instrument {} --interval 15m", session.instrument),
-            format!("    marketflow sql \"{}\"", query(&session.instrument)),
+            format!("    {with_home} bars --instrument {} --interval 15m", session.instrument),
+            format!("    {with_home} sql \"{}\"", query(&session.instrument)),
             language.pick(
                 format!("  nothing runs any more; the logs are in {}/logs", home.display()),
                 format!("  실행 중인 프로세스는 없습니다. 로그: {}/logs", home.display()),

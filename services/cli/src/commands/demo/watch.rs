@@ -12,9 +12,13 @@ use marketflow_model::{Bar, Interval, Timestamp};
 use marketflow_stack::{Language, Ports, Stack, State};
 use serde::Deserialize;
 use std::time::{Duration, Instant};
+use tokio::time::sleep;
 
 /// A part that is busy answers within this time, or not in this round.
 const ANSWER_WITHIN: Duration = Duration::from_millis(800);
+/// How long the readers may take to be assigned their partitions.
+const READERS_WITHIN: Duration = Duration::from_secs(15);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Time between two questions to ClickHouse for the drawing.
 const BARS_EVERY: Duration = Duration::from_millis(500);
 /// Bars asked for; more than the widest drawing has columns.
@@ -102,7 +106,7 @@ impl Watch {
             self.rising.take("set_aside", sum(&text, "marketflow_trades_total", None) - outcome("used"));
         }
         if let Some(status) = &venue {
-            self.hold_for_a_lost_client(status).await;
+            self.steer(status).await;
         }
         let sent = match &venue {
             Some(status) => status.trades_played,
@@ -132,11 +136,38 @@ impl Watch {
         Some(progress)
     }
 
-    /// At the speed of the demo a second without a client is hours of the venue's time, more than its REST interface reaches back; so time waits.
-    async fn hold_for_a_lost_client(&mut self, status: &SimulatorStatus) {
-        let order = match (status.subscriptions, status.running) {
-            (0, true) if status.started && !status.finished => "/pause",
-            (1.., false) if self.holding => "/resume",
+    /// Lets the venue begin once its client is there and the readers are assigned, which takes a new broker some seconds; the time until then
+    /// would be measured as latency. Returns when it began, or when a reader was waited for in vain.
+    pub(super) async fn begin(&mut self) {
+        let deadline = Instant::now() + READERS_WITHIN;
+        while Instant::now() < deadline
+            && !(self.is_reading(self.ports.sink).await && self.is_reading(self.ports.processor).await)
+        {
+            sleep(LOOK_AGAIN).await;
+        }
+        while self.simulated && Instant::now() < deadline + READERS_WITHIN {
+            match self.ask_simulator().await {
+                Some(status) if status.started => break,
+                Some(status) => self.steer(&status).await,
+                None => {}
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        self.begun = Instant::now();
+    }
+
+    /// A consumer that was assigned its partitions knows how far it is behind.
+    async fn is_reading(&self, port: u16) -> bool {
+        self.text(port, "/metrics").await.is_some_and(|text| text.contains("\nmarketflow_consumer_lag_records{"))
+    }
+
+    /// Starts the venue, also after it was killed, and stops its time while nobody listens: at the speed of the demo a second is hours of the
+    /// venue's time, more than its REST interface reaches back.
+    async fn steer(&mut self, status: &SimulatorStatus) {
+        let order = match (status.subscriptions, status.started, status.running) {
+            (1.., false, _) => "/start",
+            (1.., true, false) if self.holding => "/resume",
+            (0, true, true) if !status.finished => "/pause",
             _ => return,
         };
         let url = format!("http://127.0.0.1:{}{order}", self.ports.simulator_admin);
