@@ -19,8 +19,9 @@ const PLAYED_IN_SECONDS: i64 = 23;
 const CLOCK_READING_SECONDS: f64 = 2.0;
 /// The processor's own tolerance where time runs as usual.
 const FUTURE_TOLERANCE_SECONDS: f64 = 5.0;
-const EXCHANGE: &str = "www.bitstamp.net";
-const EXCHANGE_SOCKET: &str = "ws.bitstamp.net";
+/// Where the exchange answers, unless the tick-producer's own variables say otherwise.
+const EXCHANGE: &str = "https://www.bitstamp.net";
+const EXCHANGE_SOCKET: &str = "wss://ws.bitstamp.net";
 const EXCHANGE_ANSWERS_WITHIN: Duration = Duration::from_secs(8);
 const DAY_MICROS: i64 = 86_400_000_000;
 
@@ -127,6 +128,8 @@ impl Plan {
                 ("MARKETFLOW__RANGE__FROM", self.from.to_string()),
                 ("MARKETFLOW__RANGE__TO", self.to.to_string()),
                 ("MARKETFLOW__TRUTH__PATH", truth_file(home).display().to_string()),
+                // an exchange that is killed goes on where its day was
+                ("MARKETFLOW__PLACE__PATH", place_file(home).display().to_string()),
             ],
             ("processor", false) => vec![("MARKETFLOW__BARS__FUTURE_TOLERANCE", format!("{}s", self.future_tolerance_seconds()))],
             // rows sooner than a sink that has the day before it would insert them
@@ -166,9 +169,13 @@ impl Plan {
         let http = builder().build().context("cannot make requests")?;
         // sockets take no proxy
         let direct = builder().no_proxy().build().context("cannot make requests")?;
-        let ticker = format!("https://{EXCHANGE}/api/v2/ticker/btcusd/");
-        let socket = format!("https://{EXCHANGE_SOCKET}/");
-        let (ticker, socket) = tokio::join!(http.get(ticker).send(), direct.get(socket).send());
+        let address = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
+        let rest_url = address("MARKETFLOW__PROVIDER__REST_URL", EXCHANGE);
+        let socket_url = address("MARKETFLOW__PROVIDER__WEBSOCKET_URL", EXCHANGE_SOCKET);
+        let (ticker, socket) = tokio::join!(
+            http.get(format!("{rest_url}/api/v2/ticker/btcusd/")).send(),
+            direct.get(socket_url.replacen("ws", "http", 1)).send(),
+        );
         // to a plain request the socket's address answers with some error, which is answer enough
         let problems =
             [(EXCHANGE, why_unreachable(ticker, true, language)), (EXCHANGE_SOCKET, why_unreachable(socket, false, language))];
@@ -218,6 +225,11 @@ fn last_cause(error: &dyn std::error::Error) -> String {
 /// Where the simulator writes what it sent.
 pub(super) fn truth_file(home: &Path) -> PathBuf {
     std::path::absolute(home).unwrap_or_else(|_| home.to_owned()).join("truth.ndjson")
+}
+
+/// Where the simulator keeps where it stands; wiped with the rest of `run/`.
+fn place_file(home: &Path) -> PathBuf {
+    truth_file(home).with_file_name("run").join("simulator.place.json")
 }
 
 /// A `stack.toml` with the ports of the demo.
