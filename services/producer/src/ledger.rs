@@ -329,7 +329,7 @@ impl Ledger {
     /// Takes what a connection handed over.
     pub fn on_item(&mut self, number: ConnectionNumber, item: Item, now: Timestamp, out: &mut Vec<Action>) {
         match item {
-            Item::Event(Event::Trade(trade)) => self.on_live_trade(number, trade, out),
+            Item::Event(Event::Trade(trade)) => self.on_live_trade(number, trade, now, out),
             Item::Event(Event::Evidence { through }) => self.on_evidence(number, through),
             Item::Event(Event::Subscribed { instrument }) => self.on_subscribed(number, &instrument, now, out),
             Item::Event(Event::Missing { instrument, after, before }) => self.on_missing(&instrument, after, before, now, out),
@@ -464,7 +464,10 @@ impl Ledger {
         controls::feed_state(&self.feed, None, FeedState::Down, None, "producer stops", now)
     }
 
-    fn on_live_trade(&mut self, number: ConnectionNumber, trade: Trade, out: &mut Vec<Action>) {
+    fn on_live_trade(&mut self, number: ConnectionNumber, trade: Trade, now: Timestamp, out: &mut Vec<Action>) {
+        if let Some(after) = self.unexplained_hole(&trade) {
+            self.on_missing(&trade.instrument, after, trade.sequence.unwrap_or(after), now, out);
+        }
         let through = trade.event_time.min(trade.receive_time.plus_micros(FUTURE_TOLERANCE_MICROS));
         let Some(entry) = self.instruments.get_mut(&trade.instrument) else {
             out.push(Action::Discarded("not_subscribed"));
@@ -488,6 +491,18 @@ impl Ledger {
             out.push(Action::Discarded("duplicate"));
         }
         self.on_evidence(number, through);
+    }
+
+    /// The last id before a live trade, when ids between are missing and no gap says so yet: whatever connection they were lost on.
+    fn unexplained_hole(&self, trade: &Trade) -> Option<i64> {
+        if self.provider.repair != Repair::ContiguousIds {
+            return None;
+        }
+        let entry = self.instruments.get(&trade.instrument)?;
+        let (last, id) = entry.last_id.zip(trade.sequence)?;
+        let ends_there = |gap: &Gap| gap.before.map_or(!gap.asked, |before| before >= id);
+        let explained = |gap: &Gap| gap.after.is_none_or(|after| after <= last) && ends_there(gap);
+        (id.checked_sub(1)? > last && !entry.gaps.iter().any(explained)).then_some(last)
     }
 
     fn on_evidence(&mut self, number: ConnectionNumber, through: Timestamp) {
@@ -539,7 +554,8 @@ impl Ledger {
 
     fn on_missing(&mut self, instrument: &Instrument, after: i64, before: i64, now: Timestamp, out: &mut Vec<Action>) {
         let Some(entry) = self.instruments.get(instrument) else { return };
-        if entry.seen.covers_between(after, before) {
+        let told = |gap: &Gap| gap.after == Some(after) && gap.before == Some(before);
+        if entry.seen.covers_between(after, before) || entry.gaps.iter().any(told) {
             return;
         }
         let from = entry.last_time.or(entry.since).unwrap_or(now);
@@ -1168,19 +1184,17 @@ pub(crate) mod tests {
     fn holes_close_together_share_a_request() {
         let mut scene = Scene::up(USDT);
         scene.trade(1, 4, 5);
-        for (after, before, second) in [(4, 6, 6), (10, 13, 8), (5_000, 5_002, 9)] {
-            let item = missing(&scene, after, before);
-            scene.item(1, second, item);
-            scene.trade(1, before, second);
+        for (id, second) in [(6, 6), (7, 6), (10, 8), (5_002, 9)] {
+            scene.trade(1, id, second);
         }
         assert_eq!(scene.timer(), ["ask fill after Some(4) from 5"]);
-        assert_eq!(scene.jobs[0].cursor.before, Some(13));
+        assert_eq!(scene.jobs[0].cursor.before, Some(10));
         assert_eq!(scene.timer(), Vec::<String>::new(), "one at a time");
         assert_eq!(
-            scene.answer(10, &[(5, 5), (11, 7), (12, 7)]),
-            ["trade 5", "trade 11", "trade 12", "GapFilled 5..6", "GapFilled 6..8"]
+            scene.answer(10, &[(5, 5), (8, 7), (9, 7)]),
+            ["trade 5", "trade 8", "trade 9", "GapFilled 5..6", "GapFilled 6..8"]
         );
-        assert_eq!(scene.timer(), ["ask fill after Some(5000) from 8"]);
+        assert_eq!(scene.timer(), ["ask fill after Some(10) from 8"]);
     }
 
     #[test]
@@ -1204,6 +1218,17 @@ pub(crate) mod tests {
         scene.connect(4, 50);
         let said: Vec<String> = (0..300).flat_map(|_| scene.timer()).collect();
         assert_eq!(said, ["ask fill after Some(10) from 29"], "on a quiet market it is asked up to now");
+    }
+
+    #[test]
+    fn a_hole_that_no_connection_saw_is_seen_here() {
+        let mut scene = Scene::up(USDT);
+        scene.trade(1, 4, 5);
+        assert_eq!(scene.trade(1, 7, 9), ["GapOpened 5..", "trade 7"], "as after entering a channel again");
+        assert_eq!(scene.timer(), ["ask fill after Some(4) from 5"]);
+        let item = missing(&scene, 4, 7);
+        assert_eq!(scene.item(1, 9, item), Vec::<String>::new(), "told once");
+        assert_eq!(scene.trade(1, 8, 10), ["trade 8"]);
     }
 
     #[test]

@@ -1,0 +1,207 @@
+//! The tick-producer against the simulator and a real Kafka: connections cut, trades kept back, repeated, late and out of order, frames broken,
+//! requests failing, the producer itself killed. Truth file = records in Kafka; every hole recorded and filled; every broken frame counted.
+
+#![expect(clippy::unwrap_used, reason = "a test helper that cannot go on fails its test")]
+
+use anyhow::{Context, ensure};
+use marketflow_contract::topics;
+use marketflow_model::{Control, ControlKind, Envelope, Timestamp, Trade};
+use marketflow_testkit::{Located, TestStack, eventually};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Stacks of both tests at once would be too much for a small machine.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+const TRADES: usize = 12_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bitstamp_truth_is_in_kafka_whatever_happens_to_the_socket() {
+    truth_is_in_kafka("bitstamp", "bitstamp", "BITSTAMP:S001USD").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn binance_truth_is_in_kafka_whatever_happens_to_the_socket() {
+    truth_is_in_kafka("binance", "binance/stream", "BINANCE:S001USDT").await.unwrap();
+}
+
+async fn truth_is_in_kafka(venue: &str, socket: &str, instrument: &str) -> anyhow::Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let mut stack = TestStack::start_with(&["kafka", "registry"]).await?;
+    let tape = format!(
+        r#"[{{kind="generated",venue="{venue}",symbols=1,trades={TRADES},trades_per_second=0.5,start="2024-01-02T00:00:00Z"}}]"#
+    );
+    let settings =
+        [("tapes", tape.as_str()), ("clock.speed", "2000x"), ("clock.tail", "5m"), ("bitstamp.transactions_day", "7days")];
+    stack.start_service("simulator", &settings).await?;
+    let ports = &stack.parts.config().ports;
+    let (wire, admin) = (format!("127.0.0.1:{}", ports.simulator), format!("http://127.0.0.1:{}", ports.simulator_admin));
+    let simulator = Simulator { http: reqwest::Client::new(), admin: admin.clone() };
+    simulator.add_faults().await?;
+
+    let (websocket, rest) = (format!("ws://{wire}/{socket}"), format!("http://{wire}/{venue}"));
+    let (instruments, clock) = (format!(r#"["{instrument}"]"#), format!("{admin}/clock"));
+    let settings = [
+        ("provider.name", venue),
+        ("provider.websocket_url", &websocket),
+        ("provider.rest_url", &rest),
+        ("provider.instruments", &instruments),
+        ("clock.source", &clock),
+        ("connection.backoff_min", "50ms"),
+        ("connection.backoff_max", "500ms"),
+        ("connection.attempts", "1000"),
+        ("connection.probe_timeout", "2s"),
+        ("repair.backoff_min", "50ms"),
+        ("repair.backoff_max", "500ms"),
+    ];
+    stack.start_service("tick-producer", &settings).await?;
+
+    simulator.until(|status| status["finished"].as_bool() == Some(true), Duration::from_secs(150), &stack).await?;
+    let truth = simulator.truth().await?;
+    eventually(Duration::from_secs(60), async || judge(&stack, &truth).await).await?;
+    stack.stop().await;
+    Ok(())
+}
+
+/// Compares the log with the truth; every difference is an error.
+async fn judge(stack: &TestStack, truth: &[Value]) -> anyhow::Result<()> {
+    let trades = stack.read::<Trade>(topics::TRADES).await?;
+    let controls = stack.read::<Control>(topics::TRADES).await?;
+    let expected: BTreeMap<&str, &Value> = truth
+        .iter()
+        .filter(|line| line["line"] == "trade" && line["origin"] != "too_precise")
+        .map(|line| (line["id"].as_str().unwrap(), line))
+        .collect();
+    let ids: BTreeSet<&str> = trades.iter().filter_map(|trade| trade.record.trade_id.as_deref()).collect();
+    let missing = expected.keys().filter(|id| !ids.contains(*id)).count();
+    ensure!(missing == 0, "{missing} trades of the truth are not in Kafka");
+    for trade in &trades {
+        let id = trade.record.trade_id.as_deref().unwrap_or_default();
+        let told = expected.get(id).with_context(|| format!("trade {id} never happened"))?;
+        let same = told["price"].as_str().unwrap().parse() == Ok(trade.record.price)
+            && told["size"].as_str().unwrap().parse().ok() == trade.record.size
+            && json!(trade.record.side) == told["side"];
+        ensure!(same, "trade {id} differs: {told} became {:?}", trade.record);
+    }
+
+    let of_kind = |kind: ControlKind| controls.iter().filter(move |control| control.record.kind == kind);
+    let opened: BTreeSet<_> = of_kind(ControlKind::GapOpened).map(|control| control.record.gap_id.clone()).collect();
+    let filled: BTreeSet<_> = of_kind(ControlKind::GapFilled).map(|control| control.record.gap_id.clone()).collect();
+    ensure!(of_kind(ControlKind::GapAbandoned).next().is_none(), "a gap was abandoned");
+    ensure!(opened == filled, "gaps never filled: {:?}", opened.difference(&filled).collect::<Vec<_>>());
+    ensure!(!opened.is_empty(), "nothing was missed, so nothing was tested");
+    behind_complete_through_only_in_gaps(&trades, &controls, &expected)?;
+
+    let effects = |name: &str| -> u64 {
+        truth
+            .iter()
+            .filter(|line| line["line"] == "fault" && line["name"] == name)
+            .filter_map(|line| line["effects"].as_u64())
+            .sum()
+    };
+    let dead_letters = stack.read::<Envelope>(topics::DEAD_LETTERS).await?;
+    let broken = effects("malformed") + effects("oversized");
+    let received = u64::try_from(dead_letters.len())?;
+    // What a cut connection had queued is lost with it, as in life: never more than were sent, and by far most of them.
+    ensure!(received <= broken && received * 10 >= broken * 8, "{received} dead letters of {broken} broken frames");
+    ensure!(dead_letters.iter().all(|letter| !letter.record.reason.is_empty() && letter.record.origin_partition == -1));
+    let quarantined = stack.read::<Envelope>(topics::QUARANTINE).await?;
+    let too_precise = truth.iter().filter(|line| line["line"] == "trade" && line["origin"] == "too_precise").count();
+    ensure!(quarantined.len() == too_precise, "{} quarantined of {too_precise} too precise", quarantined.len());
+    Ok(())
+}
+
+/// A trade older than the last `complete_through` of its partition lies in a gap that was open, or was late at the source.
+fn behind_complete_through_only_in_gaps(
+    trades: &[Located<Trade>],
+    controls: &[Located<Control>],
+    expected: &BTreeMap<&str, &Value>,
+) -> anyhow::Result<()> {
+    let mut log: BTreeMap<(i32, i64), Result<&Trade, &Control>> = BTreeMap::new();
+    log.extend(trades.iter().map(|trade| ((trade.partition, trade.offset), Ok(&trade.record))));
+    log.extend(controls.iter().map(|control| ((control.partition, control.offset), Err(&control.record))));
+    let mut complete: BTreeMap<i32, Timestamp> = BTreeMap::new();
+    let mut open: BTreeMap<(i32, &Option<String>), &Control> = BTreeMap::new();
+    for ((partition, offset), record) in log {
+        let trade = match record {
+            Err(control) => {
+                if let Some(through) = control.complete_through {
+                    let before = complete.insert(partition, through);
+                    ensure!(before.is_none_or(|before| before <= through), "complete_through went back at {partition}/{offset}");
+                }
+                if control.kind == ControlKind::GapOpened {
+                    open.insert((partition, &control.gap_id), control);
+                } else {
+                    open.remove(&(partition, &control.gap_id));
+                }
+                continue;
+            }
+            Ok(trade) => trade,
+        };
+        let id = trade.trade_id.as_deref().unwrap_or_default();
+        let at = trade.event_time;
+        let in_open_gap = open
+            .iter()
+            .any(|((of, _), gap)| *of == partition && gap.from.is_some_and(|from| from <= at) && gap.to.is_none_or(|to| at < to));
+        let late_at_the_source = expected[id]["delivery"] == "late";
+        let behind = complete.get(&partition).is_some_and(|complete| at < *complete);
+        ensure!(
+            !behind || in_open_gap || late_at_the_source,
+            "trade {id} of {at} stands behind complete_through, at {partition}/{offset}"
+        );
+    }
+    Ok(())
+}
+
+struct Simulator {
+    http: reqwest::Client,
+    admin: String,
+}
+
+impl Simulator {
+    async fn add_faults(&self) -> anyhow::Result<()> {
+        let faults = json!([
+            {"kind": "disconnect", "every": 700},
+            {"kind": "disconnect", "every": 3_100, "code": 1001},
+            {"kind": "half_open", "at_trade": 5_000, "duration": "20s"},
+            {"kind": "silence", "at_trade": 7_500, "duration": "20m"},
+            {"kind": "miss", "probability": 0.01},
+            {"kind": "duplicate", "probability": 0.01},
+            {"kind": "out_of_order", "probability": 0.005},
+            {"kind": "late", "probability": 0.002, "delay": "90s"},
+            {"kind": "malformed", "probability": 0.01},
+            {"kind": "oversized", "every": 4_000},
+            {"kind": "too_precise", "probability": 0.002},
+            {"kind": "http_error", "at_trade": 3_000, "status": 503, "body": "html", "count": 3},
+            {"kind": "http_error", "at_trade": 6_000, "status": 429, "retry_after": "1s", "count": 2},
+            {"kind": "lifetime_cut", "at_trade": 9_000}
+        ]);
+        let answer = self.http.post(format!("{}/faults", self.admin)).body(faults.to_string()).send().await?;
+        ensure!(answer.status().is_success(), "{}", answer.text().await?);
+        Ok(())
+    }
+
+    /// Waits for the simulator; half way the producer is killed and has to come back by itself.
+    async fn until(&self, done: impl Fn(&Value) -> bool, patience: Duration, stack: &TestStack) -> anyhow::Result<()> {
+        let crash_at = Timestamp::parse("2024-01-02T03:20:00Z")?.micros();
+        let crashed = std::cell::Cell::new(false);
+        eventually(patience, async || {
+            let clock: Value =
+                serde_json::from_slice(&self.http.get(format!("{}/clock", self.admin)).send().await?.bytes().await?)?;
+            if !crashed.get() && clock["now_us"].as_i64() > Some(crash_at) {
+                crashed.set(true);
+                stack.parts.crash("tick-producer")?;
+            }
+            ensure!(done(&clock), "still playing: {clock}");
+            ensure!(crashed.get(), "played without the crash");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn truth(&self) -> anyhow::Result<Vec<Value>> {
+        let text = self.http.get(format!("{}/truth", self.admin)).send().await?.text().await?;
+        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+}
