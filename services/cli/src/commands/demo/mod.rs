@@ -221,6 +221,8 @@ impl Demo {
         let mut watch = Watch::new(rows, tally, self.ports, self.language, !self.plan.live, snapshot)?;
         self.screen.hint(self.language.pick("  waiting for the readers …", "  컨슈머 할당을 기다리는 중 …"));
         watch.begin().await;
+        self.plan.begins_now();
+        (watch.snapshot.from, watch.snapshot.to) = (self.plan.from(), self.plan.to());
         self.starting = self.begun.elapsed();
         let playing = Instant::now();
         self.play(stack, &mut watch).await?;

@@ -80,6 +80,15 @@ impl Plan {
         plan().exit(Exit::Usage)
     }
 
+    /// A live session begins now and not when it was asked for.
+    pub(super) fn begins_now(&mut self) {
+        if self.live {
+            let length = self.to.micros() - self.from.micros();
+            self.from = Timestamp::from_micros(jiff::Timestamp::now().as_microsecond());
+            self.to = self.from.plus_micros(length);
+        }
+    }
+
     pub(super) fn from(&self) -> Timestamp {
         self.from
     }
@@ -178,7 +187,7 @@ impl Plan {
         );
         // to a plain request the socket's address answers with some error, which is answer enough
         let problems =
-            [(EXCHANGE, why_unreachable(ticker, true, language)), (EXCHANGE_SOCKET, why_unreachable(socket, false, language))];
+            [(rest_url, why_unreachable(ticker, true, language)), (socket_url, why_unreachable(socket, false, language))];
         let Some((host, why)) = problems.into_iter().find_map(|(host, why)| Some((host, why?))) else { return Ok(()) };
         Err(anyhow!(language.pick(
             format!("cannot reach {host}: {why}. --live needs the internet; `marketflow demo` without it plays a recorded session"),

@@ -130,8 +130,7 @@ pub(super) fn where_next(home: &Path, ports: &Ports, session: &Session, kept: bo
         lines.extend([
             language.pick(
                 "  make demo KEEP=1 (or --keep) leaves it running, to be asked:".to_owned(),
-                "  make demo KEEP=1 (또는 --keep)로 실행하면 스택을 남겨 두고 직접 조회할 수 있습니다:"
-                    .to_owned(),
+                "  make demo KEEP=1 (또는 --keep)로 실행하면 스택을 남겨 두고 직접 조회할 수 있습니다:".to_owned(),
             ),
             format!("    {with_home} bars --instrument {} --interval 15m", session.instrument),
             format!("    {with_home} sql \"{}\"", query(&session.instrument)),

@@ -65,20 +65,17 @@ fn read_trades(
     let mut complete_through: BTreeMap<i32, Timestamp> = BTreeMap::new();
     let mut partition_of: BTreeMap<Instrument, i32> = BTreeMap::new();
     each(reader, TRADES, |partition, offset, value| {
-        match decoder.schema_of(value)? {
-            Schema::Control => {
-                let control: Control = decoder.decode(value)?;
-                if let Some(through) = control.complete_through {
-                    let known = complete_through.entry(partition).or_insert(through);
-                    *known = through.max(*known);
-                }
+        if decoder.schema_of(value)? == Schema::Control {
+            let control: Control = decoder.decode(value)?;
+            if let Some(through) = control.complete_through {
+                let known = complete_through.entry(partition).or_insert(through);
+                *known = through.max(*known);
             }
-            _ => {
-                let trade: Trade = decoder.decode(value)?;
-                partition_of.entry(trade.instrument.clone()).or_insert(partition);
-                topics.trades.push(Received { trade, set_aside: set_aside.contains(&(partition, offset)) });
-            }
+            return Ok(());
         }
+        let trade: Trade = decoder.decode(value)?;
+        partition_of.entry(trade.instrument.clone()).or_insert(partition);
+        topics.trades.push(Received { trade, set_aside: set_aside.contains(&(partition, offset)) });
         Ok(())
     })?;
     topics.complete_through = partition_of

@@ -1,0 +1,102 @@
+//! The demo as a person runs it, and as nobody should: with its parts killed one after the other while it plays.
+#![expect(clippy::unwrap_used, reason = "helpers of tests, which the lint's own exception does not reach")]
+
+use serde_json::Value;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// A loaded machine may need so long for what takes a minute.
+const WITHIN: Duration = Duration::from_secs(300);
+
+#[test]
+fn parts_killed_while_the_demo_plays_change_nothing_in_its_statement() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = start(folder.path(), &["--days", "3", "--speed", "12000", "--json"]);
+    let home = folder.path().join("demo");
+    for part in ["processor", "sink", "tick-producer", "clickhouse"] {
+        // the simulator is started last but one; some seconds of playing lie between two kills
+        eventually(&mut demo, || home.join("run/tick-producer.process.json").exists());
+        sleep(Duration::from_secs(5));
+        kill(&home, part);
+    }
+    let status = end(&mut demo);
+    let text = fs::read_to_string(folder.path().join("out")).unwrap();
+    assert_eq!(status.code(), Some(0), "{text}\n{}", fs::read_to_string(folder.path().join("err")).unwrap());
+    let statement: Value = serde_json::from_str(&text).unwrap();
+    let ledger = &statement["findings"]["ledger"];
+    assert_eq!(statement["ok"], true, "{statement:#}");
+    assert_eq!(statement["findings"]["adds_up"], true, "{statement:#}");
+    assert_eq!(statement["findings"]["sent"]["trades"], statement["findings"]["trades_in_kafka"]["compared"], "{statement:#}");
+    assert!(ledger["used"].as_u64() > Some(30_000), "{statement:#}");
+    assert!(statement["restarts"].as_object().unwrap().len() >= 3, "nothing was killed: {statement:#}");
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing_running() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = start(folder.path(), &["--days", "1", "--speed", "60", "--json"]);
+    let run = folder.path().join("demo/run");
+    eventually(&mut demo, || run.join("tick-producer.process.json").exists());
+    let parts: Vec<u64> = ["kafka", "registry", "clickhouse", "sink", "processor", "simulator", "tick-producer"]
+        .map(|part| pid(&folder.path().join("demo"), part).unwrap())
+        .to_vec();
+    signal("-INT", u64::from(demo.id()));
+    assert_eq!(end(&mut demo).code(), Some(130));
+    let left: Vec<u64> = parts.into_iter().filter(|pid| Path::new(&format!("/proc/{pid}")).exists()).collect();
+    assert!(left.is_empty(), "still running: {left:?}");
+}
+
+fn start(folder: &Path, arguments: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_marketflow"));
+    command.arg("demo").args(arguments).env("MARKETFLOW_HOME", folder);
+    command.stdout(File::create(folder.join("out")).unwrap()).stderr(File::create(folder.join("err")).unwrap());
+    command.spawn().unwrap()
+}
+
+fn eventually(demo: &mut Child, done: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(demo.try_wait().unwrap().is_none(), "the demo ended early");
+        assert!(begun.elapsed() < WITHIN, "not within {WITHIN:?}");
+        sleep(Duration::from_millis(100));
+    }
+}
+
+fn end(demo: &mut Child) -> ExitStatus {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = demo.try_wait().unwrap() {
+            return status;
+        }
+        if begun.elapsed() > WITHIN {
+            demo.kill().unwrap();
+            panic!("the demo did not end within {WITHIN:?}");
+        }
+        sleep(Duration::from_millis(100));
+    }
+}
+
+/// SIGKILL to a part; one that is just being started again is waited for.
+fn kill(home: &Path, part: &str) {
+    let begun = Instant::now();
+    let pid = loop {
+        match pid(home, part) {
+            Some(pid) => break pid,
+            None => assert!(begun.elapsed() < WITHIN, "{part} does not run"),
+        }
+        sleep(Duration::from_millis(100));
+    };
+    signal("-KILL", pid);
+}
+
+fn signal(name: &str, pid: u64) {
+    assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success(), "cannot signal {pid}");
+}
+
+fn pid(home: &Path, part: &str) -> Option<u64> {
+    let text = fs::read(home.join(format!("run/{part}.process.json"))).ok()?;
+    serde_json::from_slice::<Value>(&text).ok()?["pid"].as_u64()
+}
