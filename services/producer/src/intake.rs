@@ -112,7 +112,11 @@ impl Intake {
                     _ => queue.items.push_back((from, Item::Event(Event::Evidence { through }))),
                 }
             }
-            item => {
+            item @ (Item::Event(_)
+            | Item::Malformed { .. }
+            | Item::Dropped { .. }
+            | Item::Settled { .. }
+            | Item::Closed { .. }) => {
                 if matches!(item, Item::Event(Event::Trade(_))) {
                     queue.trades += 1;
                 }

@@ -1297,17 +1297,17 @@ pub(crate) mod tests {
         scene.trade(1, 10, 5);
         let other: Instrument = "BITSTAMP:ETHUSD".parse().unwrap();
         let mut out = Vec::new();
-        assert_eq!(scene.ledger.add(&[other.clone(), scene.instrument.clone()], at(6), &mut out), [other.clone()]);
+        assert_eq!(scene.ledger.add(&[other.clone(), scene.instrument.clone()], at(6), &mut out), *std::slice::from_ref(&other));
         let subscribed = Item::Event(Event::Subscribed { instrument: other.clone() });
         assert_eq!(scene.item(1, 7, subscribed), ["FeedState Up 7.."]);
 
         let mut out = Vec::new();
-        assert_eq!(scene.ledger.remove(&[other.clone()], at(20), &mut out), [other.clone()]);
+        assert_eq!(scene.ledger.remove(std::slice::from_ref(&other), at(20), &mut out), *std::slice::from_ref(&other));
         assert_eq!(scene.said(out), ["FeedState Down .."]);
         assert_eq!(scene.item(1, 21, trade_event(other.as_str(), 5, 21)), ["discarded not_subscribed"]);
         scene.evidence(1, 60);
         let mut out = Vec::new();
-        scene.ledger.add(&[other.clone()], at(60), &mut out);
+        scene.ledger.add(std::slice::from_ref(&other), at(60), &mut out);
         assert_eq!(scene.said(out), ["GapOpened 7.."]);
         let subscribed = Item::Event(Event::Subscribed { instrument: other });
         assert_eq!(scene.item(1, 61, subscribed), ["ask fill after None from 7"]);

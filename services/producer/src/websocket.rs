@@ -412,10 +412,12 @@ impl Conversation<'_> {
 
     /// A frame that breaks the protocol takes the connection with it, but not unseen.
     fn on_broken(&mut self, problem: tungstenite::Error) -> Ended {
-        let reason = match &problem {
-            tungstenite::Error::Capacity(_) => Some(Malformed::Oversized),
-            tungstenite::Error::Utf8(_) => Some(Malformed::Binary),
-            _ => None,
+        let reason = if matches!(problem, tungstenite::Error::Capacity(_)) {
+            Some(Malformed::Oversized)
+        } else if matches!(problem, tungstenite::Error::Utf8(_)) {
+            Some(Malformed::Binary)
+        } else {
+            None
         };
         if let Some(reason) = reason {
             let detail = format!("{problem}; the connection had to be given up with it");

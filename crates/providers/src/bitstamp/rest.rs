@@ -64,22 +64,26 @@ impl Rest for BitstampRest {
         let mut page = Page::default();
         let mut oldest: Option<Timestamp> = None;
         let mut lowest: Option<i64> = None;
+        let wanted = |id: Option<i64>, time: Option<Timestamp>| {
+            let after = cursor.after.zip(id).is_none_or(|(after, id)| id > after);
+            let before = cursor.before.zip(id).is_none_or(|(before, id)| id < before);
+            after && before && time.is_none_or(|time| time >= second(cursor.from))
+        };
         for row in rows {
             match parse::transaction(row.get(), instrument, received) {
                 Ok(trade) => {
                     let id = trade.sequence.unwrap_or_default();
                     oldest = Some(oldest.map_or(trade.event_time, |t| t.min(trade.event_time)));
                     lowest = Some(lowest.map_or(id, |l| l.min(id)));
-                    let wanted = cursor.after.is_none_or(|after| id > after)
-                        && cursor.before.is_none_or(|before| id < before)
-                        && trade.event_time >= second(cursor.from);
-                    if wanted {
+                    if wanted(trade.sequence, Some(trade.event_time)) {
                         page.trades.push(trade);
                     }
                 }
                 Err((reason, detail)) => {
                     let (id, event_time) = parse::identity(row.get());
-                    page.malformed.push(MalformedRow { reason, detail, raw: row.get().to_owned(), id, event_time });
+                    if wanted(id, event_time) {
+                        page.malformed.push(MalformedRow { reason, detail, raw: row.get().to_owned(), id, event_time });
+                    }
                 }
             }
         }
@@ -204,9 +208,10 @@ mod tests {
 
     #[test]
     fn a_bad_row_is_set_aside_and_the_others_are_used() {
-        let body = format!("[{},{}]", row(7, 30), row(6, 20).replace("700.01", "700.0123456789"));
-        let found = page(&cursor(Some(10), 5), 200, &body, 10).unwrap();
+        let too_precise = |second, id| row(second, id).replace("700.01", "700.0123456789");
+        let body = format!("[{},{},{}]", row(7, 30), too_precise(6, 20), too_precise(3, 10));
+        let found = page(&cursor(None, 5), 200, &body, 10).unwrap();
         assert_eq!(ids(&found), [30]);
-        assert_eq!(found.malformed.len(), 1);
+        assert_eq!(found.malformed.iter().map(|row| row.id).collect::<Vec<_>>(), [Some(20)], "what is older was not asked for");
     }
 }
