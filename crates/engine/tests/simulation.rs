@@ -2,6 +2,7 @@
 //! The seed of a failing run is in the assertion message; `SEEDS=n` runs more.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+#![expect(clippy::disallowed_methods, reason = "a person may ask for more seeds")]
 
 use marketflow_engine::{Change, Config, Outcome, Partition};
 use marketflow_model::{
