@@ -230,12 +230,18 @@ pub(super) struct Sent {
 }
 
 impl Findings {
-    /// Whether every check said yes.
+    /// Whether every check said yes, and there was something to check.
     pub(super) fn hold(&self) -> bool {
         self.adds_up
+            && !self.nothing_was_checked()
             && self.trades_in_kafka.as_ref().is_none_or(Comparison::equal)
             && self.bars_in_kafka.equal()
             && self.bars_in_clickhouse.equal()
+    }
+
+    /// No trade came, or no window was complete when the session ended.
+    pub(super) fn nothing_was_checked(&self) -> bool {
+        self.ledger.received == 0 || self.bars_in_clickhouse.compared == 0
     }
 }
 
@@ -462,6 +468,11 @@ mod tests {
         let findings = judge(None, &topics, &shown);
         assert_eq!(findings.bars_in_clickhouse.compared, 1);
         assert!(findings.hold(), "{findings:?}");
+    }
+
+    #[test]
+    fn a_session_without_a_trade_proves_nothing() {
+        assert!(!judge(None, &Topics::default(), &[]).hold());
     }
 
     #[test]

@@ -249,14 +249,16 @@ impl Demo {
 
     /// Watches until the venue has sent everything.
     async fn play(&mut self, stack: &Stack, watch: &mut Watch) -> anyhow::Result<()> {
-        let mut moved = (Instant::now(), watch.snapshot.now, watch.snapshot.counts);
+        let mut moved = (Instant::now(), self.plan.from(), watch.snapshot.counts);
         loop {
             let progress = watch.look(stack).await;
             self.screen.show(&watch.snapshot);
             if progress.is_some_and(|progress| progress.finished) {
                 return Ok(());
             }
-            let stands = (watch.snapshot.now, watch.snapshot.counts);
+            // a live clock always moves; there it is the trades that count
+            let now = if self.plan.live { self.plan.from() } else { watch.snapshot.now };
+            let stands = (now, watch.snapshot.counts);
             if stands != (moved.1, moved.2) {
                 moved = (Instant::now(), stands.0, stands.1);
             } else if moved.0.elapsed() >= STUCK_AFTER {

@@ -148,6 +148,10 @@ impl Plan {
                 ("MARKETFLOW__PROVIDER__REST_URL", format!("http://{wire}/bitstamp")),
                 ("MARKETFLOW__CLOCK__SOURCE", format!("http://127.0.0.1:{}/clock", ports.simulator_admin)),
             ],
+            // another endpoint or instrument, where somebody said so
+            ("tick-producer", true) => {
+                return std::env::vars().filter(|(name, _)| name.starts_with("MARKETFLOW__PROVIDER__")).collect();
+            }
             _ => Vec::new(),
         };
         variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()

@@ -103,11 +103,19 @@ pub(super) fn lines(session: &Session, findings: &Findings, language: Language, 
         language,
         paint,
     ));
+    if findings.nothing_was_checked() {
+        let words = language.pick(
+            "no trade came, or no window was complete at the end: nothing was checked",
+            "체결이 없었거나 완결된 구간이 없어 검증한 것이 없습니다",
+        );
+        lines.push(paint.apply(Tone::Bad, &format!("  {words}")));
+    }
     lines
 }
 
 /// Where to look next: the kept stack, or how to keep one.
 pub(super) fn where_next(home: &Path, ports: &Ports, session: &Session, kept: bool, language: Language) -> Vec<String> {
+    let interval = if session.live { "1m" } else { "15m" };
     // as it was called, so that it can be pasted
     let marketflow = std::env::args().next().unwrap_or_else(|| "marketflow".to_owned());
     let with_home = format!("MARKETFLOW_HOME={} {marketflow}", home.display());
@@ -118,8 +126,8 @@ pub(super) fn where_next(home: &Path, ports: &Ports, session: &Session, kept: bo
                 "  ClickHouse  http://127.0.0.1:{}   Kafka  127.0.0.1:{}   registry  http://127.0.0.1:{}",
                 ports.clickhouse, ports.kafka, ports.registry
             ),
-            format!("  {with_home} bars --instrument {} --interval 15m", session.instrument),
-            format!("  {with_home} sql \"{}\"", query(&session.instrument)),
+            format!("  {with_home} bars --instrument {} --interval {interval}", session.instrument),
+            format!("  {with_home} sql \"{}\"", query(&session.instrument, interval)),
             format!("  {with_home} status"),
             language.pick(
                 format!("It keeps running. Stop it: {with_home} down"),
@@ -132,8 +140,8 @@ pub(super) fn where_next(home: &Path, ports: &Ports, session: &Session, kept: bo
                 "  make demo KEEP=1 (or --keep) leaves it running, to be asked:".to_owned(),
                 "  make demo KEEP=1 (또는 --keep)로 실행하면 스택을 남겨 두고 직접 조회할 수 있습니다:".to_owned(),
             ),
-            format!("    {with_home} bars --instrument {} --interval 15m", session.instrument),
-            format!("    {with_home} sql \"{}\"", query(&session.instrument)),
+            format!("    {with_home} bars --instrument {} --interval {interval}", session.instrument),
+            format!("    {with_home} sql \"{}\"", query(&session.instrument, interval)),
             language.pick(
                 format!("  nothing runs any more; the logs are in {}/logs", home.display()),
                 format!("  실행 중인 프로세스는 없습니다. 로그: {}/logs", home.display()),
@@ -143,10 +151,10 @@ pub(super) fn where_next(home: &Path, ports: &Ports, session: &Session, kept: bo
     lines
 }
 
-/// The dearest quarters of an hour.
-fn query(instrument: &str) -> String {
+/// The bars with the highest prices.
+fn query(instrument: &str, interval: &str) -> String {
     format!(
-        "SELECT open_time, high, volume, vwap, quality FROM bars_final WHERE instrument = '{instrument}' AND interval = '15m' ORDER BY high DESC LIMIT 5"
+        "SELECT open_time, high, volume, vwap, quality FROM bars_final WHERE instrument = '{instrument}' AND interval = '{interval}' ORDER BY high DESC LIMIT 5"
     )
 }
 
@@ -164,7 +172,11 @@ fn played(session: &Session, language: Language) -> String {
         stretch(session.checking),
     );
     if let Some(latency) = session.latency {
-        let what = language.pick("sent → row readable", "송신 → 행 조회 가능");
+        let what = if session.live {
+            language.pick("received → row readable", "수신 → 행 조회 가능")
+        } else {
+            language.pick("sent → row readable", "송신 → 행 조회 가능")
+        };
         text += &format!(
             "\n  {what}: {} {}, 95 % ≤ {}",
             language.pick("median", "중앙값"),
