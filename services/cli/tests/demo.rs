@@ -5,14 +5,18 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+/// One demo at a time: two that start together would both find the same ports free.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// A loaded machine may need so long for what takes a minute.
 const WITHIN: Duration = Duration::from_secs(300);
 
 #[test]
 fn parts_killed_while_the_demo_plays_change_nothing_in_its_statement() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let mut demo = start(folder.path(), &["--days", "3", "--speed", "12000", "--json"]);
     let home = folder.path().join("demo");
@@ -36,6 +40,7 @@ fn parts_killed_while_the_demo_plays_change_nothing_in_its_statement() {
 
 #[test]
 fn an_interrupted_demo_leaves_nothing_running() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let mut demo = start(folder.path(), &["--days", "1", "--speed", "60", "--json"]);
     let run = folder.path().join("demo/run");
