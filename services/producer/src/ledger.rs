@@ -95,6 +95,9 @@ pub struct State {
     pub left: BTreeMap<Instrument, Option<Timestamp>>,
     /// Open gaps.
     pub gaps: BTreeMap<Instrument, Vec<Gap>>,
+    /// Up to when a sweep confirmed each instrument: what the socket missed since is not known yet.
+    #[serde(default)]
+    pub checked: BTreeMap<Instrument, Timestamp>,
 }
 
 /// What the log says about an instrument.
@@ -129,6 +132,8 @@ struct Entry {
     subscribed_on: BTreeSet<ConnectionNumber>,
     /// First trade by socket since the last acknowledgement or drop: from here on trades come by themselves.
     first_live: Option<(i64, Timestamp)>,
+    /// When that acknowledgement or drop was.
+    live_from: Option<Timestamp>,
     gaps: Vec<Gap>,
     /// A back-fill is under way; one at a time, so that holes found meanwhile are asked for together.
     filling: bool,
@@ -202,6 +207,7 @@ impl Ledger {
             changed: true,
         };
         let mut gaps = state.gaps;
+        let sweep_lag_micros = settings.sweep_interval_micros.saturating_mul(3);
         for (instrument, since) in state.instruments {
             let past = past.remove(&instrument).unwrap_or_default();
             let mut entry = Entry {
@@ -225,7 +231,9 @@ impl Ledger {
                 past.complete_through.filter(|_| entry.since.is_some() || entry.last_time.is_some()).or(entry.last_time);
             if let Some(known_to) = known_to {
                 entry.since = entry.since.or(Some(known_to));
-                entry.checked_to = Some(known_to);
+                // Sweeps go on where they stood: complete_through ran ahead of them.
+                let lagging = known_to.plus_micros(-sweep_lag_micros);
+                entry.checked_to = Some(state.checked.get(&instrument).map_or(lagging, |checked| known_to.min(*checked)));
             }
             ledger.instruments.insert(instrument.clone(), entry);
             if let Some(from) = known_to {
@@ -271,6 +279,11 @@ impl Ledger {
                 .iter()
                 .filter(|(_, entry)| !entry.gaps.is_empty())
                 .map(|(instrument, entry)| (instrument.clone(), entry.gaps.clone()))
+                .collect(),
+            checked: self
+                .instruments
+                .iter()
+                .filter_map(|(instrument, entry)| entry.checked_to.map(|checked| (instrument.clone(), checked)))
                 .collect(),
         })
     }
@@ -525,6 +538,7 @@ impl Ledger {
         let Some(entry) = self.instruments.get_mut(instrument) else { return };
         entry.subscribed_on.insert(number);
         entry.first_live = None;
+        entry.live_from = Some(now);
         entry.looks_without_trade = 0;
         if entry.since.is_none() {
             entry.since = Some(now);
@@ -578,6 +592,7 @@ impl Ledger {
     fn on_dropped(&mut self, instrument: &Instrument, from: Timestamp, now: Timestamp, out: &mut Vec<Action>) {
         let Some(entry) = self.instruments.get_mut(instrument) else { return };
         entry.first_live = None;
+        entry.live_from = Some(now);
         self.open_gap(instrument, from, "queue overflow", now, out);
     }
 
@@ -608,10 +623,15 @@ impl Ledger {
 
     fn on_fill(&mut self, job: &Job, ids: &[String], page: Page, last: bool, now: Timestamp, out: &mut Vec<Action>) {
         let Some(entry) = self.instruments.get_mut(&job.instrument) else { return };
-        let comes_by_itself = |id: i64| job.cursor.before.is_none() && entry.first_live.is_some_and(|(first, _)| id >= first);
+        // The first live trade may itself be a late one: what happened before the acknowledgement does not come by itself, whatever its id.
+        let comes_by_itself = |id: i64, time: Timestamp| {
+            job.cursor.before.is_none()
+                && entry.first_live.is_some_and(|(first, _)| id >= first)
+                && entry.live_from.is_none_or(|from| time >= from)
+        };
         for trade in page.trades {
             let Some(trade_id) = trade.sequence else { continue };
-            if comes_by_itself(trade_id) || !entry.seen.insert(trade_id) {
+            if comes_by_itself(trade_id, trade.event_time) || !entry.seen.insert(trade_id) {
                 continue;
             }
             for gap in entry.gaps.iter_mut().filter(|gap| ids.contains(&gap.id) && gap.spans(trade_id)) {
@@ -651,6 +671,7 @@ impl Ledger {
         if last {
             entry.checking = false;
             entry.checked_to = entry.checked_to.max(Some(bound));
+            self.changed = true;
         }
         if !missed.is_empty() {
             for trade in &missed {
@@ -729,7 +750,7 @@ impl Ledger {
         if ids.iter().any(|id| entry.gaps.iter().any(|gap| gap.asked && gap.id == *id)) {
             entry.filling = false;
         }
-        let first_live = entry.first_live.map(|(_, time)| time);
+        let first_live = entry.first_live.map(|(_, time)| time.max(entry.live_from.unwrap_or(time)));
         let closed: Vec<Gap> = entry.gaps.extract_if(.., |gap| ids.contains(&gap.id)).collect();
         self.changed |= !closed.is_empty();
         for gap in closed {
@@ -1282,6 +1303,26 @@ pub(crate) mod tests {
         assert_eq!(scene.connect(1, 1), ["feed FeedState Up 1.."]);
         scene.trade(1, 14, 2);
         assert_eq!(scene.timer(), ["ask fill after Some(10) from -15"]);
+    }
+
+    #[test]
+    fn sweeps_go_on_after_a_restart_where_they_stood() {
+        let past = Past { ids: vec![9, 10], last_time: Some(at(-20)), complete_through: Some(at(-15)), gaps: Vec::new() };
+        let (mut scene, _) = Scene::resumed(BTC, Some(at(-1_000)), past);
+        scene.connect(1, 0);
+        scene.evidence(1, 10);
+        assert_eq!(scene.timer(), ["ask check -105..8"], "without a state file: three sweeps back");
+    }
+
+    #[test]
+    fn a_late_trade_first_after_the_acknowledgement_does_not_hide_the_hole() {
+        let mut scene = Scene::up(BTC);
+        scene.trade(1, 10, 5);
+        scene.evidence(1, 10);
+        scene.lose(1, 20);
+        scene.connect(2, 30);
+        scene.trade(2, 11, 9);
+        assert_eq!(scene.answer(33, &[(11, 9), (12, 15), (13, 32)]), ["trade 12", "GapFilled 8..30"]);
     }
 
     #[test]
