@@ -205,7 +205,7 @@ mod tests {
         control.reason = Some("two words".to_owned());
         let mut value = serde_json::to_value(&control).unwrap();
         readable(&mut value);
-        assert_eq!(words(&value), "clock=2013-11-25T00:00:00Z feed=bitstamp kind=heartbeat reason=\"two words\" state=unknown");
+        assert_eq!(words(&value), "kind=heartbeat feed=bitstamp clock=2013-11-25T00:00:00Z state=unknown reason=\"two words\"");
     }
 
     #[test]
