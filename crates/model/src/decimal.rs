@@ -67,7 +67,7 @@ pub fn parse_scaled(text: &str, scale: u32) -> Result<i128, DecimalError> {
     }
     let exponent: i64 = if at < bytes.len() {
         let exponent = text[at + 1..].parse::<i64>().map_err(|_| DecimalError::NotANumber)?;
-        if exponent.abs() > 1_000 {
+        if exponent.unsigned_abs() > 1_000 {
             return if mantissa == 0 { Ok(0) } else { Err(DecimalError::OutOfRange) };
         }
         exponent
@@ -264,6 +264,7 @@ mod tests {
         check("10000000000", Err(DecimalError::OutOfRange));
         check("0.000000001", Err(DecimalError::TooPrecise));
         check("1e-400000", Err(DecimalError::OutOfRange));
+        check("1e-9223372036854775808", Err(DecimalError::OutOfRange));
         check("0e400000", Ok(0));
         for bad in ["", "-", ".", "NaN", "inf", "1,5", "1.2.3", " 1", "1e", "0x10", "--1"] {
             check(bad, Err(DecimalError::NotANumber));
