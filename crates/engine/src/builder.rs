@@ -54,6 +54,18 @@ pub(crate) struct Slot {
     pub(crate) touched: bool,
 }
 
+impl Slot {
+    /// What was published of the window of this interval that opens here, about to change.
+    fn publication(&mut self, interval: u8) -> &mut Published {
+        self.touched = true;
+        let place = self.published.iter().position(|p| p.interval == interval).unwrap_or_else(|| {
+            self.published.push(Published { interval, revision: -1, quality: Quality::Unknown, dirty: None });
+            self.published.len() - 1
+        });
+        &mut self.published[place]
+    }
+}
+
 /// What outlives the windows: small, written with every touched commit.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Head {
@@ -174,15 +186,7 @@ impl Builder {
     }
 
     fn mark(&mut self, interval: u8, open: Timestamp, close: Timestamp, reason: Reason) {
-        let slot = self.slots.entry(open).or_default();
-        slot.touched = true;
-        let published = match slot.published.iter_mut().position(|p| p.interval == interval) {
-            Some(place) => &mut slot.published[place],
-            None => {
-                slot.published.push(Published { interval, revision: -1, quality: Quality::Unknown, dirty: None });
-                slot.published.last_mut().expect("just pushed")
-            }
-        };
+        let published = self.slots.entry(open).or_default().publication(interval);
         published.dirty.get_or_insert(reason);
         self.dirty.insert((close, interval, open));
     }
@@ -292,15 +296,7 @@ impl Builder {
                     Some(sum) => Some(sum.followed_by(minute)),
                 }
             });
-        let slot = self.slots.entry(open).or_default();
-        slot.touched = true;
-        let published = match slot.published.iter_mut().position(|p| p.interval == index) {
-            Some(place) => &mut slot.published[place],
-            None => {
-                slot.published.push(Published { interval: index, revision: -1, quality: Quality::Unknown, dirty: None });
-                slot.published.last_mut().expect("just pushed")
-            }
-        };
+        let published = self.slots.entry(open).or_default().publication(index);
         let changed = published.revision < 0 || published.quality != quality || reason == Some(Reason::LateRecords);
         published.dirty = None;
         let Some(bar) = folded else { return };

@@ -19,13 +19,7 @@ pub(crate) enum TradeId {
 impl TradeId {
     pub(crate) fn of(trade: &Trade) -> Option<Self> {
         let text = trade.trade_id.as_deref()?;
-        Some(match trade.sequence {
-            Some(number) if text.parse() == Ok(number) => Self::Number(number),
-            _ => match text.parse() {
-                Ok(number) => Self::Number(number),
-                Err(_) => Self::Text(text.to_owned()),
-            },
-        })
+        Some(text.parse().map_or_else(|_| Self::Text(text.to_owned()), Self::Number))
     }
 }
 
