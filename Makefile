@@ -27,8 +27,8 @@ lint: setup ## formatting, clippy and documentation links; warnings are errors
 	@$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 
-test: build ## every tier, at most 25 minutes
-	@$(CARGO) test --workspace --no-run --quiet
+test: setup ## every tier, at most 25 minutes
+	@$(CARGO) build --workspace --bins --tests
 	@timeout --kill-after=30s 25m $(CARGO) test --workspace
 
 test-quick: ## the tiers that need no services, a couple of minutes

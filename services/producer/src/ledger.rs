@@ -629,6 +629,8 @@ impl Ledger {
                 && entry.first_live.is_some_and(|(first, _)| id >= first)
                 && entry.live_from.is_none_or(|from| time >= from)
         };
+        let complete_through = self.complete_through.unwrap_or(Timestamp::MIN);
+        let mut behind = Vec::new();
         for trade in page.trades {
             let Some(trade_id) = trade.sequence else { continue };
             if comes_by_itself(trade_id, trade.event_time) || !entry.seen.insert(trade_id) {
@@ -638,8 +640,15 @@ impl Ledger {
                 gap.recovered_to = gap.recovered_to.max(Some(trade.event_time));
             }
             entry.last_id = entry.last_id.max(Some(trade_id));
-            out.push(Action::Trade(trade));
+            let pinned = entry.gaps.iter().any(|gap| gap.from <= trade.event_time);
+            if pinned || trade.event_time >= complete_through {
+                out.push(Action::Trade(trade));
+            } else {
+                behind.push(trade);
+            }
         }
+        // The answer also tells what the socket had missed before the hole: nothing pins those windows yet.
+        self.recorded_and_filled(&job.instrument, behind, "missed before the connection was lost", now, out);
         if !last {
             return;
         }
@@ -1119,6 +1128,22 @@ pub(crate) mod tests {
         );
         assert_eq!(scene.trade(2, 14, 25), ["discarded duplicate"]);
         assert_eq!(scene.ledger.open_gaps(), 0);
+    }
+
+    #[test]
+    fn what_was_missed_before_the_connection_was_lost_is_a_gap_of_its_own() {
+        let mut scene = Scene::up(USDT);
+        scene.trade(1, 10, 5);
+        scene.evidence(1, 60);
+        assert_eq!(scene.lose(1, 61), ["GapOpened 58..", "feed FeedState Down .."]);
+        scene.connect(2, 70);
+        scene.trade(2, 14, 71);
+        assert_eq!(scene.timer(), ["ask fill after Some(10) from 58"]);
+        assert_eq!(
+            scene.answer(72, &[(11, 20), (12, 30), (13, 65)]),
+            ["trade 13", "GapOpened 20..30", "trade 11", "trade 12", "GapFilled 20..30", "GapFilled 58..71"],
+            "trades behind complete_through stand in a gap opened before them"
+        );
     }
 
     #[test]
