@@ -31,6 +31,11 @@ impl KafkaConfig {
         C: rdkafka::ClientContext,
         T: FromClientConfigAndContext<C>,
     {
+        self.settings(defaults, fixed).create_with_context(context).map_err(|problem| Error::Config(problem.to_string()))
+    }
+
+    /// As [`KafkaConfig::client`], before there is a client.
+    pub(crate) fn settings(&self, defaults: &[(&str, &str)], fixed: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.bootstrap_servers).set("client.id", "marketflow");
         for (key, value) in defaults {
@@ -42,7 +47,7 @@ impl KafkaConfig {
         for (key, value) in fixed {
             config.set(*key, *value);
         }
-        config.create_with_context(context).map_err(|problem| Error::Config(problem.to_string()))
+        config
     }
 }
 

@@ -1,12 +1,13 @@
 //! The group consumer of a plain thread: explicit offsets, `read_committed`, and rebalances as events between batches.
 
 use crate::config::log;
+use crate::native::{self, Messages, NativeConsumer, TransactionProblem, Watcher};
 use crate::{Error, KafkaConfig};
 use marketflow_model::Timestamp;
-use rdkafka::ClientContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance as RdRebalance};
+use rdkafka::bindings::rd_kafka_message_t;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -43,6 +44,9 @@ pub enum StartAt {
     /// Nowhere: an error, so that lost offsets are seen.
     Error,
 }
+
+/// Longest wait of one call into librdkafka.
+const WAIT_SLICE: Duration = Duration::from_millis(50);
 
 /// How a [`Consumer`] takes part in its group.
 #[derive(Clone, Debug)]
@@ -89,57 +93,53 @@ pub enum Rebalance {
     Lost(Vec<TopicPartition>),
 }
 
-/// One record of a [`Batch`].
+/// Name and value of a header.
 pub type Header<'a> = (&'a str, Option<&'a [u8]>);
 
 /// One record read.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
-    message: &'a BorrowedMessage<'a>,
+    message: &'a rd_kafka_message_t,
 }
 
 impl<'a> Record<'a> {
     pub(crate) fn new(message: &'a BorrowedMessage<'a>) -> Self {
-        Self { message }
+        Self { message: native::of_borrowed(message) }
     }
 
     /// The topic.
     pub fn topic(&self) -> &'a str {
-        self.message.topic()
+        native::topic_of(self.message)
     }
 
     /// The partition.
     pub fn partition(&self) -> i32 {
-        self.message.partition()
+        self.message.partition
     }
 
     /// The offset.
     pub fn offset(&self) -> i64 {
-        self.message.offset()
+        self.message.offset
     }
 
     /// The log's append time, or the producer's clock where the topic is configured so.
     pub fn timestamp(&self) -> Option<Timestamp> {
-        self.message.timestamp().to_millis().map(Timestamp::from_millis)
+        native::timestamp_of(self.message).map(Timestamp::from_millis)
     }
 
     /// Key bytes.
     pub fn key(&self) -> Option<&'a [u8]> {
-        self.message.key()
+        native::key_of(self.message)
     }
 
     /// Value bytes; `None` for a tombstone.
     pub fn value(&self) -> Option<&'a [u8]> {
-        self.message.payload()
+        native::value_of(self.message)
     }
 
     /// Headers, in order.
     pub fn headers(&self) -> impl Iterator<Item = Header<'a>> {
-        let message = self.message;
-        let count = message.headers().map_or(0, Headers::count);
-        (0..count)
-            .filter_map(move |index| message.headers().map(|headers| headers.get(index)))
-            .map(|header| (header.key, header.value))
+        native::headers_of(self.message)
     }
 
     /// The last value of a header.
@@ -152,13 +152,18 @@ impl<'a> Record<'a> {
 pub struct Batch<'c> {
     /// Changes of the assignment since the last batch.
     pub rebalances: Vec<Rebalance>,
-    messages: Vec<BorrowedMessage<'c>>,
+    messages: Messages<'c>,
 }
 
 impl Batch<'_> {
     /// The records, in log order per partition.
     pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
-        self.messages.iter().map(Record::new)
+        self.messages.iter().map(|message| Record { message })
+    }
+
+    /// The records in stretches of one topic and partition, in the order they were read.
+    pub fn runs(&self) -> impl Iterator<Item = Run<'_>> {
+        self.messages.runs().map(|messages| Run { messages })
     }
 
     /// Number of records.
@@ -168,47 +173,63 @@ impl Batch<'_> {
 
     /// Whether there is no record.
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+        self.messages.len() == 0
+    }
+}
+
+/// Neighbouring records of one topic and partition; at least one.
+#[derive(Clone, Copy)]
+pub struct Run<'a> {
+    messages: &'a [native::Owned],
+}
+
+impl<'a> Run<'a> {
+    /// The topic of all.
+    pub fn topic(&self) -> &'a str {
+        self.messages.first().map_or("", |message| native::topic_of(message.get()))
+    }
+
+    /// The partition of all.
+    pub fn partition(&self) -> i32 {
+        self.messages.first().map_or(-1, |message| message.get().partition)
+    }
+
+    /// The records, offsets rising.
+    pub fn records(&self) -> impl Iterator<Item = Record<'a>> + use<'a> {
+        self.messages.iter().map(|message| Record { message: message.get() })
     }
 }
 
 /// Only records what happened; the loop acts on it between batches.
-pub(crate) struct GroupContext {
+struct GroupEvents {
     events: Mutex<Vec<Rebalance>>,
-    pause_on_assign: bool,
 }
 
-impl ClientContext for GroupContext {
-    fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
+impl Watcher for GroupEvents {
+    fn assigned(&self, partitions: Vec<(String, i32)>) {
+        self.push(Rebalance::Assigned(partitions_of(partitions)));
     }
 
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "kafka consumer");
-    }
-}
-
-impl ConsumerContext for GroupContext {
-    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &RdRebalance<'_>) {
-        if let RdRebalance::Revoke(list) = rebalance {
-            let partitions = partitions_of(list);
-            self.push(if consumer.assignment_lost() { Rebalance::Lost(partitions) } else { Rebalance::Revoked(partitions) });
-        }
+    fn revoked(&self, partitions: Vec<(String, i32)>, lost: bool) {
+        let partitions = partitions_of(partitions);
+        self.push(if lost { Rebalance::Lost(partitions) } else { Rebalance::Revoked(partitions) });
     }
 
-    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &RdRebalance<'_>) {
-        if let RdRebalance::Assign(list) = rebalance {
-            if self.pause_on_assign
-                && let Err(error) = consumer.pause(list)
-            {
-                tracing::error!(%error, "cannot pause newly assigned partitions");
-            }
-            self.push(Rebalance::Assigned(partitions_of(list)));
-        }
+    fn log(&self, level: i32, facility: &str, text: &str) {
+        let level = match level {
+            ..=4 => RDKafkaLogLevel::Warning,
+            5 | 6 => RDKafkaLogLevel::Info,
+            _ => RDKafkaLogLevel::Debug,
+        };
+        log(level, facility, text);
+    }
+
+    fn error(&self, code: RDKafkaErrorCode, reason: &str) {
+        tracing::warn!(error = %code, reason, "kafka consumer");
     }
 }
 
-impl GroupContext {
+impl GroupEvents {
     fn push(&self, event: Rebalance) {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
@@ -224,7 +245,8 @@ impl GroupContext {
 
 /// A member of a consumer group.
 pub struct Consumer {
-    inner: BaseConsumer<GroupContext>,
+    inner: NativeConsumer<GroupEvents>,
+    pause_on_assign: bool,
 }
 
 impl Consumer {
@@ -264,10 +286,11 @@ impl Consumer {
         if let Some(instance) = &group.instance_id {
             fixed.push(("group.instance.id", instance));
         }
-        let context = GroupContext { events: Mutex::new(Vec::new()), pause_on_assign: group.pause_on_assign };
-        let inner: BaseConsumer<GroupContext> = kafka.client(&defaults, &fixed, context)?;
+        let config = kafka.settings(&defaults, &fixed);
+        let config = config.create_native_config().map_err(|problem| Error::Config(problem.to_string()))?;
+        let inner = NativeConsumer::new(&config, GroupEvents { events: Mutex::default() }).map_err(Error::Config)?;
         inner.subscribe(topics).map_err(Error::kafka(format!("subscribe to {}", topics.join(", "))))?;
-        Ok(Self { inner })
+        Ok(Self { inner, pause_on_assign: group.pause_on_assign })
     }
 
     /// Waits up to `max_wait` for the first record, then takes what is there, up to `max_records`. Ends early at a rebalance, after which it
@@ -277,23 +300,39 @@ impl Consumer {
     /// What the consumer cannot recover from by itself.
     pub fn poll_batch(&self, max_wait: Duration, max_records: usize) -> Result<Batch<'_>, Error> {
         let start = Instant::now();
-        let mut messages: Vec<BorrowedMessage<'_>> = Vec::new();
-        while messages.len() < max_records {
-            let wait = if messages.is_empty() { max_wait.saturating_sub(start.elapsed()) } else { Duration::ZERO };
-            match self.inner.poll(wait) {
-                Some(Ok(message)) => messages.push(message),
-                Some(Err(problem)) => match recovered(&problem) {
-                    true => tracing::warn!(error = %problem, "kafka consumer goes on"),
-                    false => return Err(Error::kafka("read")(problem)),
-                },
-                None if !self.inner.context().is_empty() || !messages.is_empty() || start.elapsed() >= max_wait => break,
-                None => {}
+        let mut messages = Messages::new();
+        loop {
+            // in slices, so that a rebalance is handled soon and not after the longest wait
+            let wait = max_wait.saturating_sub(start.elapsed()).min(WAIT_SLICE);
+            self.inner.take(wait, max_records, &mut messages);
+            if messages.len() > 0 || !self.inner.watcher().is_empty() || start.elapsed() >= max_wait {
+                break;
             }
         }
-        let rebalances = self.inner.context().take();
+        let mut problem = None;
+        messages.retain(|message| match native::problem_of(message) {
+            None => true,
+            Some(found) if recovered(&found) => {
+                tracing::warn!(error = %found, "kafka consumer goes on");
+                false
+            }
+            Some(found) => {
+                problem = Some(found);
+                false
+            }
+        });
+        if let Some(problem) = problem {
+            return Err(Error::kafka("read")(problem));
+        }
+        // Partitions begin paused, so no record of this batch was read under an assignment that began within it.
+        let rebalances = self.inner.watcher().take();
         for event in &rebalances {
-            if let Rebalance::Revoked(gone) | Rebalance::Lost(gone) = event {
-                messages.retain(|m| !gone.iter().any(|g| g.partition == m.partition() && g.topic == m.topic()));
+            match event {
+                Rebalance::Revoked(gone) | Rebalance::Lost(gone) => {
+                    messages.retain(|m| !gone.iter().any(|g| g.partition == m.partition && g.topic == native::topic_of(m)));
+                }
+                Rebalance::Assigned(came) if !self.pause_on_assign => self.resume(came)?,
+                Rebalance::Assigned(_) => {}
             }
         }
         Ok(Batch { rebalances, messages })
@@ -304,7 +343,7 @@ impl Consumer {
     /// # Errors
     /// The group refused (it moved on without us) or did not answer.
     pub fn commit(&self, next: &[(TopicPartition, i64)]) -> Result<(), Error> {
-        self.inner.commit(&list_of(next)?, CommitMode::Sync).map_err(Error::kafka("commit offsets"))
+        self.inner.commit(&list_of(next)?).map_err(Error::kafka("commit offsets"))
     }
 
     /// Stops delivery of these partitions; polling goes on.
@@ -330,7 +369,7 @@ impl Consumer {
     pub fn seek(&self, to: &TopicPartition, offset: i64, timeout: Duration) -> Result<(), Error> {
         let start = Instant::now();
         loop {
-            match self.inner.seek(&to.topic, to.partition, Offset::Offset(offset), Duration::from_secs(1)) {
+            match self.inner.seek(&to.topic, to.partition, offset, Duration::from_secs(1)) {
                 Ok(()) => return Ok(()),
                 Err(_) if start.elapsed() < timeout => std::thread::sleep(Duration::from_millis(5)),
                 Err(problem) => return Err(Error::kafka(format!("seek {to} to {offset}"))(problem)),
@@ -343,7 +382,8 @@ impl Consumer {
     /// # Errors
     /// librdkafka's.
     pub fn positions(&self) -> Result<Vec<(TopicPartition, i64)>, Error> {
-        let list = self.inner.position().map_err(Error::kafka("read positions"))?;
+        let list = plain_list(&self.assignment()?);
+        self.inner.position(&list).map_err(Error::kafka("read positions"))?;
         Ok(known_offsets(&list))
     }
 
@@ -352,8 +392,8 @@ impl Consumer {
     /// # Errors
     /// No answer within `timeout`.
     pub fn committed(&self, partitions: &[TopicPartition], timeout: Duration) -> Result<Vec<(TopicPartition, i64)>, Error> {
-        let list =
-            self.inner.committed_offsets(plain_list(partitions), timeout).map_err(Error::kafka("read committed offsets"))?;
+        let list = plain_list(partitions);
+        self.inner.committed(&list, timeout).map_err(Error::kafka("read committed offsets"))?;
         Ok(known_offsets(&list))
     }
 
@@ -362,7 +402,7 @@ impl Consumer {
     /// # Errors
     /// No answer within `timeout`.
     pub fn watermarks(&self, of: &TopicPartition, timeout: Duration) -> Result<(i64, i64), Error> {
-        self.inner.fetch_watermarks(&of.topic, of.partition, timeout).map_err(Error::kafka(format!("read the ends of {of}")))
+        self.inner.watermarks(&of.topic, of.partition, timeout).map_err(Error::kafka(format!("read the ends of {of}")))
     }
 
     /// Whether the group went on without us.
@@ -375,11 +415,17 @@ impl Consumer {
     /// # Errors
     /// librdkafka's.
     pub fn assignment(&self) -> Result<Vec<TopicPartition>, Error> {
-        Ok(partitions_of(&self.inner.assignment().map_err(Error::kafka("read the assignment"))?))
+        Ok(partitions_of(self.inner.assignment().map_err(Error::kafka("read the assignment"))?))
     }
 
-    pub(crate) fn inner(&self) -> &BaseConsumer<GroupContext> {
-        &self.inner
+    /// Adds next-to-read offsets to the open transaction of a producer, under the group's metadata of this moment.
+    pub(crate) fn send_offsets_to<C: rdkafka::ClientContext>(
+        &self,
+        producer: &rdkafka::client::Client<C>,
+        offsets: &TopicPartitionList,
+        timeout: Duration,
+    ) -> Result<(), TransactionProblem> {
+        self.inner.send_offsets_to(producer.native_ptr(), offsets, timeout)
     }
 }
 
@@ -402,8 +448,8 @@ pub(crate) fn recovered(problem: &KafkaError) -> bool {
     ) && !matches!(problem, KafkaError::MessageConsumptionFatal(_))
 }
 
-fn partitions_of(list: &TopicPartitionList) -> Vec<TopicPartition> {
-    list.elements().iter().map(|e| TopicPartition::new(e.topic(), e.partition())).collect()
+fn partitions_of(names: Vec<(String, i32)>) -> Vec<TopicPartition> {
+    names.into_iter().map(|(topic, partition)| TopicPartition { topic, partition }).collect()
 }
 
 fn known_offsets(list: &TopicPartitionList) -> Vec<(TopicPartition, i64)> {

@@ -1,5 +1,6 @@
 //! What can go wrong, and what the loop should do about it.
 
+use crate::native::TransactionProblem;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// What a loop does about an error.
@@ -29,6 +30,15 @@ pub enum Error {
         /// librdkafka's answer.
         #[source]
         source: KafkaError,
+    },
+    /// Offsets could not be added to a transaction.
+    #[error("cannot {doing}")]
+    Transaction {
+        /// What was being attempted.
+        doing: String,
+        /// librdkafka's answer.
+        #[source]
+        source: TransactionProblem,
     },
     /// No answer from the cluster in time.
     #[error("cannot {doing}: no answer within {seconds} s")]
@@ -87,6 +97,7 @@ impl Error {
                 }
             }
             Self::Kafka { source, .. } => of_kafka(source),
+            Self::Transaction { source, .. } => of_transaction(source.is_fatal, source.requires_abort, source.is_retriable),
         }
     }
 
@@ -105,23 +116,14 @@ impl Error {
                         | RDKafkaErrorCode::Resolve
                 )
             ),
-            Self::Config(_) | Self::TopicsDisagree(_) | Self::SchemasDisagree(_) => false,
+            Self::Config(_) | Self::Transaction { .. } | Self::TopicsDisagree(_) | Self::SchemasDisagree(_) => false,
         }
     }
 }
 
 fn of_kafka(error: &KafkaError) -> Disposition {
     if let KafkaError::Transaction(error) = error {
-        return if error.is_fatal() {
-            Disposition::Fatal
-        } else if error.txn_requires_abort() {
-            Disposition::Abort
-        } else if error.is_retriable() {
-            Disposition::Retry
-        } else {
-            // unflagged: the outcome is unknown to librdkafka as well
-            Disposition::Fatal
-        };
+        return of_transaction(error.is_fatal(), error.txn_requires_abort(), error.is_retriable());
     }
     if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
         return Disposition::Fatal;
@@ -153,5 +155,19 @@ fn of_kafka(error: &KafkaError) -> Disposition {
             | RDKafkaErrorCode::PurgeInflight,
         ) => Disposition::Abort,
         _ => Disposition::Fatal,
+    }
+}
+
+/// What librdkafka's flags ask for.
+fn of_transaction(is_fatal: bool, requires_abort: bool, is_retriable: bool) -> Disposition {
+    if is_fatal {
+        Disposition::Fatal
+    } else if requires_abort {
+        Disposition::Abort
+    } else if is_retriable {
+        Disposition::Retry
+    } else {
+        // unflagged: the outcome is unknown to librdkafka as well
+        Disposition::Fatal
     }
 }

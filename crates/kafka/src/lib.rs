@@ -10,7 +10,7 @@ mod config;
 mod consumer;
 mod error;
 mod groups;
-#[expect(unsafe_code, reason = "one admin call that the safe wrapper lacks: DescribeTopics")]
+#[expect(unsafe_code, reason = "what the safe wrapper lacks: batch consumption, DescribeTopics")]
 mod native;
 mod partitioner;
 mod producer;
@@ -19,9 +19,10 @@ mod registry;
 mod transaction;
 
 pub use config::KafkaConfig;
-pub use consumer::{Batch, Consumer, GroupSettings, Header, Rebalance, Record, StartAt, TopicPartition};
+pub use consumer::{Batch, Consumer, GroupSettings, Header, Rebalance, Record, Run, StartAt, TopicPartition};
 pub use error::{Disposition, Error};
 pub use groups::committed;
+pub use native::TransactionProblem;
 pub use partitioner::partition_for;
 pub use producer::{FailedDelivery, Outgoing, Producer, ProducerSettings, SendError};
 pub use reader::Reader;

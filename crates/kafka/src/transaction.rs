@@ -3,7 +3,6 @@
 use crate::consumer::list_of;
 use crate::producer::{Deliveries, DeliveryContext, Outgoing};
 use crate::{Consumer, Disposition, Error, KafkaConfig, TopicPartition};
-use rdkafka::consumer::Consumer as _;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{Producer as _, ThreadedProducer};
 use std::sync::Arc;
@@ -112,9 +111,11 @@ impl TransactionalProducer {
         self.wait_for_deliveries();
         if !next.is_empty() {
             let offsets = list_of(next)?;
-            self.retrying("add offsets to the transaction", Disposition::Abort, || {
-                let metadata = consumer.inner().group_metadata().ok_or_else(no_group)?;
-                self.inner.send_offsets_to_transaction(&offsets, &metadata, Duration::from_secs(5))
+            let doing = "add offsets to the transaction";
+            self.retrying_as(Disposition::Abort, || {
+                consumer
+                    .send_offsets_to(self.inner.client(), &offsets, Duration::from_secs(5))
+                    .map_err(|source| Error::Transaction { doing: doing.to_owned(), source })
             })?;
         }
         self.retrying("commit the transaction", Disposition::Fatal, || self.inner.commit_transaction(self.settings.retry_for))?;
@@ -155,11 +156,15 @@ impl TransactionalProducer {
 
     /// A retriable error is answered by the same call with the same arguments, for a bounded time; `then` is what follows after that.
     fn retrying(&self, doing: &str, then: Disposition, call: impl Fn() -> rdkafka::error::KafkaResult<()>) -> Result<(), Error> {
+        self.retrying_as(then, || call().map_err(Error::kafka(doing)))
+    }
+
+    fn retrying_as(&self, then: Disposition, call: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
         let start = Instant::now();
         loop {
             let problem = match call() {
                 Ok(()) => return Ok(()),
-                Err(source) => Error::Kafka { doing: doing.to_owned(), source },
+                Err(problem) => problem,
             };
             if problem.disposition() != Disposition::Retry {
                 return Err(problem);
@@ -171,10 +176,6 @@ impl TransactionalProducer {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-}
-
-fn no_group() -> rdkafka::error::KafkaError {
-    rdkafka::error::KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownMemberId)
 }
 
 impl Drop for TransactionalProducer {

@@ -11,7 +11,7 @@ use marketflow_testkit::TestStack;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(100);
 
 /// One stack for all: each part uses topics of its own.

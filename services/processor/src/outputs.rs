@@ -3,7 +3,7 @@
 use crate::metrics::ProcessorMetrics;
 use marketflow_contract::{AvroRecord, encode_value, topics};
 use marketflow_engine::Change;
-use marketflow_model::{Bar, Envelope};
+use marketflow_model::{Bar, BarSource, Envelope};
 use std::collections::BTreeMap;
 
 /// One record to produce. `partition: None` = by key.
@@ -29,7 +29,10 @@ pub(crate) struct Outputs {
     pub(crate) records: Vec<Output>,
     pub(crate) bytes: usize,
     changelog_bytes: usize,
-    consumed: BTreeMap<String, u64>,
+    consumed_trades: u64,
+    consumed_candles: u64,
+    used: u64,
+    /// Outcomes other than `used`.
     trades: BTreeMap<&'static str, u64>,
     controls: BTreeMap<&'static str, u64>,
     bars: BTreeMap<(String, &'static str), u64>,
@@ -42,20 +45,25 @@ impl Outputs {
             records: Vec::new(),
             bytes: 0,
             changelog_bytes: 0,
-            consumed: BTreeMap::new(),
+            consumed_trades: 0,
+            consumed_candles: 0,
+            used: 0,
             trades: BTreeMap::new(),
             controls: BTreeMap::new(),
             bars: BTreeMap::new(),
         }
     }
 
-    pub(crate) fn consumed(&mut self, topic: &str) {
-        match self.consumed.get_mut(topic) {
-            Some(count) => *count += 1,
-            None => {
-                self.consumed.insert(topic.to_owned(), 1);
-            }
+    /// A record was read from the topic that feeds bars of this source.
+    pub(crate) fn consumed(&mut self, source: BarSource) {
+        match source {
+            BarSource::Candles => self.consumed_candles += 1,
+            BarSource::Trades | BarSource::Unknown => self.consumed_trades += 1,
         }
+    }
+
+    pub(crate) fn used(&mut self) {
+        self.used += 1;
     }
 
     pub(crate) fn trade(&mut self, outcome: &'static str) {
@@ -101,9 +109,10 @@ impl Outputs {
 
     /// The batch is committed: its counts become metrics.
     pub(crate) fn publish_counts(&self, metrics: &ProcessorMetrics) {
-        for (topic, count) in &self.consumed {
-            metrics.consumed.with_label_values(&[topic.as_str()]).inc_by(*count);
+        for (topic, count) in [(topics::TRADES, self.consumed_trades), (topics::CANDLES, self.consumed_candles)] {
+            metrics.consumed.with_label_values(&[topic]).inc_by(count);
         }
+        metrics.trades.with_label_values(&["used"]).inc_by(self.used);
         for (outcome, count) in &self.trades {
             metrics.trades.with_label_values(&[*outcome]).inc_by(*count);
         }

@@ -17,6 +17,7 @@ use marketflow_kafka::{
     Batch, Consumer, Decoder, Disposition, Error, GroupSettings, Outgoing, Reader, Rebalance, Registry, SchemaIds,
     TopicPartition, TransactionSettings, TransactionalProducer,
 };
+use marketflow_model::Bar;
 use marketflow_runtime::{Exit, ExitContext, Lifecycle, Stop, on_thread};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -127,6 +128,8 @@ struct Work {
     decoder: Decoder,
     producer: TransactionalProducer,
     partitions: BTreeMap<i32, Partition>,
+    /// Kept for its room.
+    bars: Vec<Bar>,
     aborts_in_a_row: u32,
     observed_at: Instant,
 }
@@ -157,6 +160,7 @@ impl Worker {
             decoder,
             producer,
             partitions: BTreeMap::new(),
+            bars: Vec::new(),
             aborts_in_a_row: 0,
             observed_at: Instant::now(),
         };
@@ -221,22 +225,23 @@ impl Work {
     fn process(&mut self, consumer: &Consumer, batch: &Batch<'_>) -> Result<(), Failed> {
         let mut outputs = Outputs::new(self.schemas);
         let mut next: BTreeMap<TopicPartition, i64> = BTreeMap::new();
-        let mut bars = Vec::new();
-        for record in batch.records() {
-            let Some(partition) = self.partitions.get_mut(&record.partition()) else {
-                return Err(Failed::Abort(anyhow!("a record of partition {} came before its state", record.partition())));
-            };
-            apply(partition, &record, &mut self.decoder, &mut bars, &mut outputs).map_err(|error| Failed::Abort(error.into()))?;
-            match next.iter_mut().find(|(of, _)| of.partition == record.partition() && of.topic == record.topic()) {
-                Some((_, offset)) => *offset = record.offset() + 1,
-                None => {
-                    next.insert(TopicPartition::new(record.topic(), record.partition()), record.offset() + 1);
+        for run in batch.runs() {
+            let of = TopicPartition::new(run.topic(), run.partition());
+            let mut read_to = None;
+            for record in run.records() {
+                let Some(partition) = self.partitions.get_mut(&of.partition) else {
+                    return Err(Failed::Abort(anyhow!("a record of {of} came before its state")));
+                };
+                apply(partition, &of.topic, &record, &mut self.decoder, &mut self.bars, &mut outputs)
+                    .map_err(|error| Failed::Abort(error.into()))?;
+                read_to = Some(record.offset() + 1);
+                if outputs.bytes >= self.config.worker.max_output_bytes {
+                    next.extend(read_to.take().map(|offset| (of.clone(), offset)));
+                    let full = std::mem::replace(&mut outputs, Outputs::new(self.schemas));
+                    self.commit(consumer, full, std::mem::take(&mut next))?;
                 }
             }
-            if outputs.bytes >= self.config.worker.max_output_bytes {
-                let full = std::mem::replace(&mut outputs, Outputs::new(self.schemas));
-                self.commit(consumer, full, std::mem::take(&mut next))?;
-            }
+            next.extend(read_to.map(|offset| (of, offset)));
         }
         if next.is_empty() { Ok(()) } else { self.commit(consumer, outputs, next) }
     }

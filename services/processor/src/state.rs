@@ -15,12 +15,14 @@ pub(crate) const CONSUMER: &str = "processor";
 /// Only when the registry cannot be asked about a schema id: the record stays unread. Everything else has an outcome.
 pub(crate) fn apply(
     partition: &mut Partition,
+    topic: &str,
     record: &Record<'_>,
     decoder: &mut Decoder,
     bars: &mut Vec<Bar>,
     outputs: &mut Outputs,
 ) -> Result<(), DecodeError> {
-    outputs.consumed(record.topic());
+    let source = if topic == topics::CANDLES { BarSource::Candles } else { BarSource::Trades };
+    outputs.consumed(source);
     if record.header(headers::REDRIVE_FOR).is_some_and(|consumer| consumer != CONSUMER.as_bytes()) {
         outputs.trade("not_selected");
         return Ok(());
@@ -29,7 +31,6 @@ pub(crate) fn apply(
         set_aside(record, EnvelopeClass::Undecodable, "record has no value", outputs);
         return Ok(());
     };
-    let source = if record.topic() == topics::CANDLES { BarSource::Candles } else { BarSource::Trades };
     match outcome(partition, source, value, record.offset(), decoder, bars) {
         Ok(Handled::Data(outcome)) => count(record, outcome, outputs),
         Ok(Handled::Control(kind)) => outputs.control(control_name(kind)),
@@ -70,7 +71,7 @@ fn outcome(
 
 fn count(record: &Record<'_>, outcome: Outcome, outputs: &mut Outputs) {
     match outcome {
-        Outcome::Used => outputs.trade("used"),
+        Outcome::Used => outputs.used(),
         Outcome::Duplicate => outputs.trade("duplicate"),
         Outcome::NotSelected(_) => outputs.trade("not_selected"),
         Outcome::Late(reason) => set_aside(record, EnvelopeClass::Late, &reason, outputs),

@@ -10,7 +10,7 @@ use marketflow_testkit::{RandomWalk, TestStack, eventually};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(240);
 const START: Timestamp = Timestamp::from_seconds(1_700_000_100);
 const MINUTE: i64 = 60_000_000;
 

@@ -7,7 +7,7 @@ use marketflow_model::{Bar, BarSource, Envelope, EnvelopeClass, Feed, Interval, 
 use marketflow_testkit::{TestStack, eventually};
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 fn trade(instrument: &str, id: i64, second: i64) -> Trade {
     Trade {

@@ -1,6 +1,7 @@
 //! `DescribeTopics`, which librdkafka has and the safe wrapper has not: it alone tells a topic's id, and the id alone tells a topic from
 //! another one created later under the same name.
 
+use super::Guard;
 use rdkafka::ClientContext;
 use rdkafka::bindings as native;
 use rdkafka::client::Client;
@@ -61,17 +62,5 @@ pub(crate) fn topic_ids<C: ClientContext>(
             }
         }
         Ok(ids)
-    }
-}
-
-/// Destroys a native object at the end of its scope.
-struct Guard<T>(*mut T, unsafe extern "C" fn(*mut T));
-
-impl<T> Drop for Guard<T> {
-    fn drop(&mut self) {
-        if !self.0.is_null() {
-            // SAFETY: created by librdkafka for us, destroyed once, here.
-            unsafe { (self.1)(self.0) }
-        }
     }
 }
