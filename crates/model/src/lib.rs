@@ -6,6 +6,7 @@
 //! Next: `crates/providers/src/bitstamp/frame.rs`, where a trade starts as a venue's frame.
 
 mod bar;
+mod calendar;
 mod candle;
 mod control;
 mod decimal;
@@ -18,6 +19,7 @@ mod timestamp;
 mod trade;
 
 pub use bar::{Bar, BarSource, Quality};
+pub use calendar::{Calendar, CalendarError, Session, SessionKind, Stretch};
 pub use candle::Candle;
 pub use control::{Control, ControlKind, FeedState};
 pub use decimal::{Amount, DecimalError, Price, Quantity, SeriesValue, Turnover, parse_scaled};

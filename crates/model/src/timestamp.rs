@@ -1,4 +1,4 @@
-//! UTC microseconds. Local time exists only in `calendar/` and in formatting.
+//! UTC microseconds. Local time exists only in `calendar.rs` and in formatting.
 
 use crate::Interval;
 use std::fmt;
