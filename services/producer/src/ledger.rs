@@ -76,6 +76,9 @@ pub struct Gap {
     pub after: Option<i64>,
     /// First id after it, where ids tell.
     pub before: Option<i64>,
+    /// Exclusive end that the log was told when it was opened: only up to there does it pin windows.
+    #[serde(default)]
+    announced_to: Option<Timestamp>,
     /// Whether its trades have been asked for.
     #[serde(skip)]
     asked: bool,
@@ -116,7 +119,7 @@ pub struct Past {
 impl Gap {
     /// A gap found in the log.
     pub fn found(id: String, from: Timestamp, to: Option<Timestamp>) -> Self {
-        Self { id, from, to, after: None, before: None, asked: false, recovered_to: None }
+        Self { id, from, to, after: None, before: None, announced_to: to, asked: false, recovered_to: None }
     }
 }
 
@@ -236,6 +239,8 @@ impl Ledger {
                 entry.checked_to = Some(state.checked.get(&instrument).map_or(lagging, |checked| known_to.min(*checked)));
             }
             ledger.instruments.insert(instrument.clone(), entry);
+            // What the log was promised before holds on: trades behind it need a gap, and it never goes back.
+            ledger.complete_through = ledger.complete_through.max(past.complete_through);
             if let Some(from) = known_to {
                 ledger.open_gap(&instrument, from, "restart", now, out);
             }
@@ -640,7 +645,7 @@ impl Ledger {
                 gap.recovered_to = gap.recovered_to.max(Some(trade.event_time));
             }
             entry.last_id = entry.last_id.max(Some(trade_id));
-            let pinned = entry.gaps.iter().any(|gap| gap.from <= trade.event_time);
+            let pinned = entry.gaps.iter().any(|gap| gap.pins(trade.event_time));
             if pinned || trade.event_time >= complete_through {
                 out.push(Action::Trade(trade));
             } else {
@@ -856,6 +861,11 @@ impl Entry {
 }
 
 impl Gap {
+    /// Whether the log was told that trades of this time may still come.
+    fn pins(&self, at: Timestamp) -> bool {
+        self.from <= at && self.announced_to.is_none_or(|to| at < to)
+    }
+
     /// Whether an id lies in it, as far as ids tell.
     fn spans(&self, id: i64) -> bool {
         self.after.is_none_or(|after| id > after) && self.before.is_none_or(|before| id < before)
@@ -1328,6 +1338,32 @@ pub(crate) mod tests {
         assert_eq!(scene.connect(1, 1), ["feed FeedState Up 1.."]);
         scene.trade(1, 14, 2);
         assert_eq!(scene.timer(), ["ask fill after Some(10) from -15"]);
+    }
+
+    #[test]
+    fn after_a_restart_nothing_is_written_behind_what_the_log_promised_but_in_a_gap() {
+        let past = Past { ids: vec![9, 12], last_time: Some(at(-20)), complete_through: Some(at(-15)), gaps: Vec::new() };
+        let (mut scene, said) = Scene::resumed(BTC, Some(at(-100)), past);
+        assert_eq!((said, scene.complete()), (vec!["GapOpened -15..".to_owned()], Some(-15)), "before any new evidence");
+        scene.connect(1, 1);
+        assert_eq!(
+            scene.answer(2, &[(11, -30), (13, -10)]),
+            ["trade 13", "GapOpened -30..-30", "trade 11", "GapFilled -30..-30", "GapFilled -15..2"]
+        );
+    }
+
+    #[test]
+    fn a_gap_whose_end_the_log_knows_pins_nothing_beyond_it() {
+        let past = Past {
+            ids: vec![9, 12],
+            last_time: Some(at(-20)),
+            complete_through: Some(at(-15)),
+            gaps: vec![Gap::found("old".to_owned(), at(-60), Some(at(-50)))],
+        };
+        let (mut scene, _) = Scene::resumed(BTC, Some(at(-100)), past);
+        scene.connect(1, 1);
+        let said = scene.answer(2, &[(10, -55), (11, -30)]);
+        assert_eq!(said[..4], ["trade 10", "GapOpened -30..-30", "trade 11", "GapFilled -30..-30"], "{said:?}");
     }
 
     #[test]
