@@ -198,10 +198,8 @@ impl<W: Watcher> NativeConsumer<W> {
     ) -> Result<(), TransactionProblem> {
         // SAFETY: the caller's producer lives through the call; metadata and error object are ours and destroyed by their guards.
         unsafe {
-            let metadata = Guard(
-                native::rd_kafka_consumer_group_metadata(self.handle),
-                native::rd_kafka_consumer_group_metadata_destroy,
-            );
+            let metadata =
+                Guard(native::rd_kafka_consumer_group_metadata(self.handle), native::rd_kafka_consumer_group_metadata_destroy);
             if metadata.0.is_null() {
                 return Err(TransactionProblem {
                     code: RDKafkaErrorCode::UnknownMemberId,
@@ -430,12 +428,7 @@ unsafe extern "C" fn on_log<W: Watcher>(
     }
 }
 
-unsafe extern "C" fn on_error<W: Watcher>(
-    _: *mut native::rd_kafka_t,
-    code: c_int,
-    reason: *const c_char,
-    opaque: *mut c_void,
-) {
+unsafe extern "C" fn on_error<W: Watcher>(_: *mut native::rd_kafka_t, code: c_int, reason: *const c_char, opaque: *mut c_void) {
     // SAFETY: as in `on_rebalance`.
     unsafe {
         let code = RDKafkaRespErr::try_from(code).unwrap_or(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN);
