@@ -92,6 +92,8 @@ pub(crate) struct Builder {
     pub(crate) instrument: Instrument,
     pub(crate) head: Head,
     pub(crate) head_touched: bool,
+    /// Whether anything changed since the last commit.
+    pub(crate) touched: bool,
     pub(crate) slots: BTreeMap<Timestamp, Slot>,
     /// Slots dropped since the last commit, with the id runs they had in the changelog.
     pub(crate) dropped: Vec<(Timestamp, u32)>,
@@ -108,6 +110,7 @@ impl Builder {
             instrument,
             head,
             head_touched: false,
+            touched: false,
             slots: BTreeMap::new(),
             dropped: Vec::new(),
             dirty: BTreeSet::new(),

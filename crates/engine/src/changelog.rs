@@ -72,8 +72,11 @@ impl Partition {
             }
             put(&Key::Feed(feed.source, feed.feed.clone()), Some(encode(&feed.track)));
         }
-        for at in std::mem::take(&mut self.touched_builders) {
+        let mut touched = std::mem::take(&mut self.touched_builders);
+        touched.sort_unstable();
+        for at in touched {
             let builder = &mut self.builders[at];
+            builder.touched = false;
             let name = (builder.source, builder.feed.clone(), builder.instrument.clone());
             if std::mem::take(&mut builder.head_touched) {
                 put(&Key::Head(name.0, name.1.clone(), name.2.clone()), Some(encode(&builder.head)));
@@ -174,6 +177,8 @@ impl Partition {
                 }
             }
         }
-        self.touched_builders.clear();
+        for at in std::mem::take(&mut self.touched_builders) {
+            self.builders[at].touched = false;
+        }
     }
 }

@@ -61,10 +61,25 @@ pub(crate) struct FeedEntry {
     pub(crate) touched: bool,
     /// Builders of the feed, in the order results come out.
     pub(crate) builders: BTreeMap<Instrument, usize>,
+    /// The same, for looking up.
+    builder_index: HashMap<Instrument, usize>,
     /// Builders with windows to publish again.
     pub(crate) revisable: BTreeSet<Instrument>,
     /// When the next unpublished window closes.
     pub(crate) next_due: Timestamp,
+}
+
+impl FeedEntry {
+    fn is(&self, source: BarSource, feed: &Feed) -> bool {
+        self.source == source && self.feed == *feed
+    }
+}
+
+/// Notes that a builder changed, once between two commits.
+fn touch(touched: &mut Vec<usize>, builder: &mut Builder, at: usize) {
+    if !std::mem::replace(&mut builder.touched, true) {
+        touched.push(at);
+    }
 }
 
 /// The state of one input partition.
@@ -72,11 +87,13 @@ pub struct Partition {
     pub(crate) config: Config,
     pub(crate) feeds: Vec<FeedEntry>,
     pub(crate) builders: Vec<Builder>,
-    pub(crate) touched_builders: BTreeSet<usize>,
+    /// Builders changed since the last commit, each once.
+    pub(crate) touched_builders: Vec<usize>,
     /// Whether the changelog already says for which intervals it was written.
     pub(crate) intervals_written: bool,
     feed_index: HashMap<(BarSource, Feed), usize>,
-    builder_index: HashMap<(usize, Instrument), usize>,
+    /// The feed of the last record: the next is most often of the same.
+    last_feed: usize,
 }
 
 impl Partition {
@@ -91,10 +108,10 @@ impl Partition {
             config,
             feeds: Vec::new(),
             builders: Vec::new(),
-            touched_builders: BTreeSet::new(),
+            touched_builders: Vec::new(),
             intervals_written: false,
             feed_index: HashMap::new(),
-            builder_index: HashMap::new(),
+            last_feed: 0,
         }
     }
 
@@ -231,7 +248,7 @@ impl Partition {
             self.feeds[entry].touched = true;
         }
         let (fold, due) = self.builders[at].fold(&self.config.intervals, event_time, minute, id, row);
-        self.touched_builders.insert(at);
+        self.touch(at);
         if fold == Fold::Overflow {
             return Outcome::Refused("the minute's sums overflow".into());
         }
@@ -253,7 +270,7 @@ impl Partition {
             if self.builders[at].head.covered_from.is_none() {
                 self.builders[at].head.covered_from = Some(from);
                 self.builders[at].head_touched = true;
-                self.touched_builders.insert(at);
+                self.touch(at);
             }
             return;
         }
@@ -298,7 +315,7 @@ impl Partition {
         for (name, at) in &feed.builders {
             if instrument.is_none_or(|i| i == name) {
                 self.builders[*at].mark_quality(&feed.track, &self.config.intervals, reason);
-                self.touched_builders.insert(*at);
+                touch(&mut self.touched_builders, &mut self.builders[*at], *at);
                 // also where nothing changed in quality: windows the gap pinned may wait for it to close
                 feed.revisable.insert(name.clone());
             }
@@ -342,7 +359,7 @@ impl Partition {
                 feed.next_due = feed.next_due.min(due);
             }
             builder.drop_before(&feed.track, intervals, horizon);
-            self.touched_builders.insert(*at);
+            touch(&mut self.touched_builders, &mut self.builders[*at], *at);
         }
         let longest = intervals.last().map_or(0, |i| i.micros());
         feed.track.gaps.retain(|g| g.state == GapState::Open || g.to.plus_micros(longest) > horizon);
@@ -354,7 +371,7 @@ impl Partition {
         for instrument in std::mem::take(&mut feed.revisable) {
             let at = feed.builders[&instrument];
             self.builders[at].publish_revisions(&feed.track, &self.config.intervals, out);
-            self.touched_builders.insert(at);
+            touch(&mut self.touched_builders, &mut self.builders[at], at);
             if self.builders[at].has_revisions() {
                 feed.revisable.insert(instrument);
             }
@@ -378,7 +395,7 @@ impl Partition {
         if is_import {
             for at in self.feeds[entry].builders.values() {
                 self.builders[*at].drop_all();
-                self.touched_builders.insert(*at);
+                touch(&mut self.touched_builders, &mut self.builders[*at], *at);
             }
             self.feeds[entry].revisable.clear();
         }
@@ -386,7 +403,11 @@ impl Partition {
     }
 
     pub(crate) fn feed_entry(&mut self, source: BarSource, feed: &Feed) -> usize {
+        if self.feeds.get(self.last_feed).is_some_and(|f| f.is(source, feed)) {
+            return self.last_feed;
+        }
         if let Some(entry) = self.feed_index.get(&(source, feed.clone())) {
+            self.last_feed = *entry;
             return *entry;
         }
         let entry = self.feeds.len();
@@ -396,6 +417,7 @@ impl Partition {
             track: FeedTrack::default(),
             touched: true,
             builders: BTreeMap::new(),
+            builder_index: HashMap::new(),
             revisable: BTreeSet::new(),
             next_due: Timestamp::MAX,
         });
@@ -404,14 +426,18 @@ impl Partition {
     }
 
     pub(crate) fn builder(&mut self, entry: usize, instrument: &Instrument) -> usize {
-        if let Some(at) = self.builder_index.get(&(entry, instrument.clone())) {
+        if let Some(at) = self.feeds[entry].builder_index.get(instrument) {
             return *at;
         }
         let at = self.builders.len();
         let feed = &mut self.feeds[entry];
         self.builders.push(Builder::new(feed.source, feed.feed.clone(), instrument.clone()));
         feed.builders.insert(instrument.clone(), at);
-        self.builder_index.insert((entry, instrument.clone()), at);
+        feed.builder_index.insert(instrument.clone(), at);
         at
+    }
+
+    fn touch(&mut self, at: usize) {
+        touch(&mut self.touched_builders, &mut self.builders[at], at);
     }
 }
