@@ -5,11 +5,15 @@
 use crate::feed::{FeedTrack, GapState};
 use crate::ids::{SeenIds, TradeId};
 use crate::minute::Minute;
-use marketflow_model::{Bar, BarSource, Feed, Instrument, Interval, Quality, Timestamp};
+use crate::partition::Config;
+use marketflow_model::{Bar, BarSource, Calendar, Feed, Instrument, Interval, Price, Quality, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 const MINUTE_MICROS: i64 = Interval::ONE_MINUTE.micros();
+
+/// How long a close is carried over windows without a trade.
+const CARRY_LIMIT_MICROS: i64 = 7 * 86_400_000_000;
 
 /// Why a published bar is published again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -18,6 +22,7 @@ pub(crate) enum Reason {
     GapFilled,
     GapAbandoned,
     GapFound,
+    Halt,
 }
 
 impl Reason {
@@ -27,6 +32,7 @@ impl Reason {
             Self::GapFilled => "gap filled",
             Self::GapAbandoned => "gap abandoned",
             Self::GapFound => "gap found",
+            Self::Halt => "halt",
         }
     }
 }
@@ -66,6 +72,21 @@ impl Slot {
     }
 }
 
+/// A window: its place on the interval's grid, cut at the edges of the session.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Window {
+    /// The watermark that publishes it.
+    due: Timestamp,
+    /// Position in the configured intervals.
+    interval: u8,
+    /// Its first minute.
+    open: Timestamp,
+    /// End of its minutes (exclusive).
+    end: Timestamp,
+    /// End of the event times that can still count in it (exclusive): later than `end` where a closing print may be delayed.
+    until: Timestamp,
+}
+
 /// What outlives the windows: small, written with every touched commit.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Head {
@@ -77,6 +98,8 @@ pub(crate) struct Head {
     pub(crate) highest_row: i64,
     /// Evidence for this instrument exists from here on, where it was declared for it alone.
     pub(crate) covered_from: Option<Timestamp>,
+    /// Open and close price of the last published minute; kept only where windows without a trade are published too.
+    pub(crate) last_close: Option<(Timestamp, Price)>,
 }
 
 /// What happened to a record that reached its window.
@@ -90,6 +113,8 @@ pub(crate) struct Builder {
     pub(crate) source: BarSource,
     pub(crate) feed: Feed,
     pub(crate) instrument: Instrument,
+    /// `None`: its market never closes.
+    calendar: Option<&'static Calendar>,
     pub(crate) head: Head,
     pub(crate) head_touched: bool,
     /// Whether anything changed since the last commit.
@@ -103,11 +128,13 @@ pub(crate) struct Builder {
 
 impl Builder {
     pub(crate) fn new(source: BarSource, feed: Feed, instrument: Instrument) -> Self {
-        let head = Head { closed_to: Timestamp::MIN, highest_id: None, highest_row: 0, covered_from: None };
+        let head = Head { closed_to: Timestamp::MIN, highest_id: None, highest_row: 0, covered_from: None, last_close: None };
+        let calendar = Some(Calendar::of_venue(instrument.venue())).filter(|c| !c.is_always_open());
         Self {
             source,
             feed,
             instrument,
+            calendar,
             head,
             head_touched: false,
             touched: false,
@@ -122,10 +149,62 @@ impl Builder {
         self.dirty.clear();
         for (open, slot) in &self.slots {
             for published in slot.published.iter().filter(|p| p.dirty.is_some()) {
-                let length = intervals[usize::from(published.interval)].micros();
-                self.dirty.insert((open.plus_micros(length), published.interval, *open));
+                let interval = published.interval;
+                self.dirty.insert((grid_close(intervals, interval, *open), interval, *open));
             }
         }
+    }
+
+    /// The minute a record of this event time counts in.
+    fn minute_of(&self, event_time: Timestamp) -> Timestamp {
+        self.calendar.map_or_else(|| event_time.window_open(Interval::ONE_MINUTE), |c| c.minute_of(event_time))
+    }
+
+    /// The window of an interval that holds a minute.
+    fn window(&self, feed: &FeedTrack, intervals: &[Interval], interval: u8, minute: Timestamp) -> Window {
+        let open = minute.window_open(intervals[usize::from(interval)]);
+        let end = grid_close(intervals, interval, minute);
+        let Some(calendar) = self.calendar else { return Window { due: end, interval, open, end, until: end } };
+        let stretch = calendar.stretch_of(minute);
+        let (open, end) = (open.max(stretch.from), end.min(stretch.to));
+        match stretch.session.filter(|s| s.auction.is_some() && open <= s.close && s.close < end) {
+            None => Window { due: end, interval, open, end, until: end },
+            Some(session) => {
+                let close = session.close;
+                let halted = feed.is_halted(&self.instrument, close, close.plus_micros(1));
+                let grace = if halted { session.grace_halted_micros } else { session.grace_micros };
+                let until = end.max(close.plus_micros(session.grace_halted_micros + 1));
+                Window { due: close.plus_micros(grace), interval, open, end, until }
+            }
+        }
+    }
+
+    /// No window that holds a minute is due later than this after the minute's open, in microseconds.
+    pub(crate) fn reach_micros(&self, intervals: &[Interval]) -> i64 {
+        let longest = intervals.last().map_or(MINUTE_MICROS, |i| i.micros());
+        longest + self.calendar.map_or(0, Calendar::longest_grace_micros)
+    }
+
+    /// Opens of the minutes without a trade in an open market that a window published now may consist of.
+    fn quiet_minutes(&self, intervals: &[Interval], watermark: Timestamp) -> Vec<Timestamp> {
+        let is_open = |m: Timestamp| self.calendar.is_none_or(|c| c.stretch_of(m).session.is_some_and(|s| s.expects(m)));
+        let kept = self.slots.iter().filter(|(_, slot)| slot.minute.is_some()).map(|(open, _)| *open);
+        let mut traded: Vec<Timestamp> = self.head.last_close.iter().map(|(open, _)| *open).chain(kept).collect();
+        traded.sort_unstable();
+        traded.dedup();
+        let ends = traded.iter().skip(1).copied().chain([watermark]).collect::<Vec<_>>();
+        let mut quiet = Vec::new();
+        for (last, next) in traded.into_iter().zip(ends) {
+            let known = self.head.closed_to.plus_micros(-self.reach_micros(intervals)).window_open(Interval::ONE_MINUTE);
+            let mut minute = last.plus_micros(MINUTE_MICROS).max(known);
+            while minute < next && minute.micros_since(last) <= CARRY_LIMIT_MICROS {
+                if is_open(minute) {
+                    quiet.push(minute);
+                }
+                minute = minute.plus_micros(MINUTE_MICROS);
+            }
+        }
+        quiet
     }
 
     /// Whether the id was seen in the minute or its neighbours.
@@ -135,23 +214,24 @@ impl Builder {
         {
             return false;
         }
-        let minute = event_time.window_open(Interval::ONE_MINUTE);
+        let minute = self.minute_of(event_time);
         self.slots
             .range(minute.plus_micros(-MINUTE_MICROS)..=minute.plus_micros(MINUTE_MICROS))
             .any(|(_, slot)| slot.ids.contains(id))
     }
 
-    /// Folds one record into its minute; marks published windows that hold it for a revision. Returns the minute's end when the slot is new.
+    /// Folds one record into its minute; marks published windows that hold it for a revision. Returns when its
+    /// first window is due where the minute is new.
     pub(crate) fn fold(
         &mut self,
+        feed: &FeedTrack,
         intervals: &[Interval],
         event_time: Timestamp,
         minute: Minute,
         id: Option<TradeId>,
         row: Option<i64>,
     ) -> (Fold, Option<Timestamp>) {
-        let open = event_time.window_open(Interval::ONE_MINUTE);
-        let new_slot = !self.slots.contains_key(&open);
+        let open = self.minute_of(event_time);
         let slot = self.slots.entry(open).or_default();
         let is_new_minute = slot.minute.is_none();
         match (&mut slot.minute, self.source) {
@@ -174,70 +254,78 @@ impl Builder {
             self.head.highest_row = self.head.highest_row.max(row);
         }
         self.head_touched = true;
-        let close = open.plus_micros(MINUTE_MICROS);
-        if open < self.head.closed_to {
-            for (index, interval) in (0u8..).zip(intervals) {
-                let window_open = event_time.window_open(*interval);
-                let window_close = window_open.plus_micros(interval.micros());
-                if window_close <= self.head.closed_to {
-                    self.mark(index, window_open, window_close, Reason::LateRecords);
+        let closed_to = self.head.closed_to;
+        if open < closed_to {
+            for interval in indices(intervals) {
+                let window = self.window(feed, intervals, interval, open);
+                if window.due <= closed_to || self.published(interval, window.open).is_some_and(|p| p.revision >= 0) {
+                    self.mark(intervals, interval, window.open, Reason::LateRecords);
                 }
             }
         }
-        let due = if close > self.head.closed_to && (new_slot || is_new_minute) { Some(close) } else { None };
-        (Fold::Used, due)
+        let due = || indices(intervals).map(|i| self.window(feed, intervals, i, open).due).filter(|due| *due > closed_to).min();
+        (Fold::Used, if is_new_minute { due() } else { None })
     }
 
-    fn mark(&mut self, interval: u8, open: Timestamp, close: Timestamp, reason: Reason) {
+    fn mark(&mut self, intervals: &[Interval], interval: u8, open: Timestamp, reason: Reason) {
         let published = self.slots.entry(open).or_default().publication(interval);
         published.dirty.get_or_insert(reason);
-        self.dirty.insert((close, interval, open));
+        self.dirty.insert((grid_close(intervals, interval, open), interval, open));
     }
 
-    /// Publishes every window that closes at or before the watermark for the first time. Returns when the next kept minute closes.
+    /// Publishes every window that is due at the watermark for the first time. Returns when the next one is due.
     pub(crate) fn close_through(
         &mut self,
         feed: &FeedTrack,
-        intervals: &[Interval],
+        config: &Config,
         watermark: Timestamp,
         out: &mut Vec<Bar>,
     ) -> Option<Timestamp> {
-        let mut due: BTreeSet<(Timestamp, u8, Timestamp)> = BTreeSet::new();
-        let longest = intervals.last().map_or(MINUTE_MICROS, |i| i.micros());
-        for (open, slot) in self.slots.range(self.head.closed_to.plus_micros(-longest)..) {
-            if slot.minute.is_none() {
-                continue;
-            }
-            if *open >= watermark {
-                break;
-            }
-            for (index, interval) in (0u8..).zip(intervals) {
-                let window_open = open.window_open(*interval);
-                let window_close = window_open.plus_micros(interval.micros());
-                if window_close > self.head.closed_to && window_close <= watermark {
-                    due.insert((window_close, index, window_open));
+        let intervals = &config.intervals;
+        let closed_to = self.head.closed_to;
+        let mut due: BTreeSet<Window> = BTreeSet::new();
+        let kept = self.slots.range(closed_to.plus_micros(-self.reach_micros(intervals))..watermark);
+        let quiet = if config.emit_empty { self.quiet_minutes(intervals, watermark) } else { Vec::new() };
+        for minute in kept.filter(|(_, slot)| slot.minute.is_some()).map(|(open, _)| *open).chain(quiet) {
+            for interval in indices(intervals) {
+                let window = self.window(feed, intervals, interval, minute);
+                let is_due = window.due > closed_to && window.due <= watermark;
+                if is_due && self.published(interval, window.open).is_none_or(|p| p.revision < 0) {
+                    due.insert(window);
                 }
             }
         }
-        for (close, index, open) in due {
-            self.publish(feed, intervals, index, open, close, None, out);
+        for window in due {
+            if config.emit_empty
+                && window.interval == 0
+                && let Some(minute) = self.slots.get(&window.open).and_then(|slot| slot.minute.as_ref())
+            {
+                self.head.last_close = Some((window.open, minute.close));
+            }
+            self.publish(feed, intervals, window, None, out);
         }
-        if watermark > self.head.closed_to {
+        if watermark > closed_to {
             self.head.closed_to = watermark;
             self.head_touched = true;
         }
-        self.next_due(intervals)
+        self.next_due(feed, config)
     }
 
-    /// When the next window that is not yet published closes.
-    pub(crate) fn next_due(&self, intervals: &[Interval]) -> Option<Timestamp> {
-        let longest = intervals.last().map_or(MINUTE_MICROS, |i| i.micros());
-        self.slots
-            .range(self.head.closed_to.plus_micros(-longest)..)
+    /// When the next window that is not yet published is due.
+    pub(crate) fn next_due(&self, feed: &FeedTrack, config: &Config) -> Option<Timestamp> {
+        let intervals = &config.intervals;
+        let closed_to = self.head.closed_to;
+        let kept = self
+            .slots
+            .range(closed_to.plus_micros(-self.reach_micros(intervals))..)
             .filter(|(_, slot)| slot.minute.is_some())
-            .flat_map(|(open, _)| intervals.iter().map(|i| open.window_open(*i).plus_micros(i.micros())))
-            .filter(|close| *close > self.head.closed_to)
-            .min()
+            .flat_map(|(open, _)| indices(intervals).map(|i| self.window(feed, intervals, i, *open).due))
+            .filter(|due| *due > closed_to)
+            .min();
+        let carries = self.head.last_close.is_some_and(|(open, _)| closed_to.micros_since(open) <= CARRY_LIMIT_MICROS);
+        let quiet =
+            (config.emit_empty && carries).then(|| closed_to.window_open(Interval::ONE_MINUTE).plus_micros(MINUTE_MICROS));
+        kept.into_iter().chain(quiet).min()
     }
 
     /// Publishes revisions of the windows marked since the last control, those that an open gap pins excepted.
@@ -246,12 +334,13 @@ impl Builder {
             return;
         }
         for (close, index, open) in std::mem::take(&mut self.dirty) {
-            if feed.pins(&self.instrument, open, close) {
+            let window = self.window(feed, intervals, index, open);
+            if feed.pins(&self.instrument, open, window.end) {
                 self.dirty.insert((close, index, open));
                 continue;
             }
             let reason = self.published(index, open).and_then(|p| p.dirty);
-            self.publish(feed, intervals, index, open, close, reason, out);
+            self.publish(feed, intervals, window, reason, out);
         }
     }
 
@@ -264,15 +353,15 @@ impl Builder {
     pub(crate) fn mark_quality(&mut self, feed: &FeedTrack, intervals: &[Interval], reason: Reason) {
         let mut changed = Vec::new();
         for (open, slot) in &self.slots {
-            for published in slot.published.iter().filter(|p| p.revision >= 0) {
-                let close = open.plus_micros(intervals[usize::from(published.interval)].micros());
-                if self.quality(feed, *open, close) != published.quality {
-                    changed.push((published.interval, *open, close));
+            for published in slot.published.iter().filter(|p| p.revision >= 0 && p.quality != Quality::NoTrades) {
+                let window = self.window(feed, intervals, published.interval, *open);
+                if self.quality(feed, window) != published.quality {
+                    changed.push((published.interval, *open));
                 }
             }
         }
-        for (interval, open, close) in changed {
-            self.mark(interval, open, close, reason);
+        for (interval, open) in changed {
+            self.mark(intervals, interval, open, reason);
         }
     }
 
@@ -280,29 +369,31 @@ impl Builder {
         self.slots.get(&open)?.published.iter().find(|p| p.interval == interval)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one window is named by four of them")]
-    fn publish(
-        &mut self,
-        feed: &FeedTrack,
-        intervals: &[Interval],
-        index: u8,
-        open: Timestamp,
-        close: Timestamp,
-        reason: Option<Reason>,
-        out: &mut Vec<Bar>,
-    ) {
-        let quality = self.quality(feed, open, close);
-        let folded =
-            self.slots.range(open..close).filter_map(|(_, slot)| slot.minute.as_ref()).fold(None::<Minute>, |sum, minute| {
-                match sum {
-                    None => Some(minute.clone()),
-                    Some(sum) => Some(sum.followed_by(minute)),
-                }
-            });
+    fn publish(&mut self, feed: &FeedTrack, intervals: &[Interval], window: Window, reason: Option<Reason>, out: &mut Vec<Bar>) {
+        let Window { interval: index, open, end, .. } = window;
+        let mut quality = self.quality(feed, window);
+        let carried = self.head.last_close.filter(|(last, _)| *last < open).map(|(_, price)| price);
+        let folded = self.slots.range(open..end).filter_map(|(_, slot)| slot.minute.as_ref()).fold(
+            None::<Minute>,
+            |sum, minute| match sum {
+                None => Some(minute.clone()),
+                Some(sum) => Some(sum.followed_by(minute)),
+            },
+        );
+        let is_empty = folded.is_none();
         let published = self.slots.entry(open).or_default().publication(index);
+        if is_empty && quality != Quality::Halted {
+            quality = if matches!(quality, Quality::Gap | Quality::PartialOpen) {
+                return published.dirty = None;
+            } else {
+                Quality::NoTrades
+            };
+        }
         let changed = published.revision < 0 || published.quality != quality || reason == Some(Reason::LateRecords);
         published.dirty = None;
-        let Some(bar) = folded else { return };
+        // without a trade: only at first, and only where a close is there to carry
+        let carried = carried.filter(|_| published.revision < 0 && reason.is_none()).map(Minute::carrying);
+        let Some(bar) = folded.or(carried) else { return };
         if !changed {
             return;
         }
@@ -312,7 +403,7 @@ impl Builder {
             instrument: self.instrument.clone(),
             interval: intervals[usize::from(index)],
             open_time: open,
-            close_time: close,
+            close_time: grid_close(intervals, index, open),
             open: bar.open,
             high: bar.high,
             low: bar.low,
@@ -331,7 +422,7 @@ impl Builder {
         });
     }
 
-    fn quality(&self, feed: &FeedTrack, open: Timestamp, close: Timestamp) -> Quality {
+    fn quality(&self, feed: &FeedTrack, Window { open, end: close, .. }: Window) -> Quality {
         let mut filled = false;
         for gap in feed.gaps.iter().filter(|g| g.concerns(&self.instrument) && g.overlaps(open, close)) {
             match gap.state {
@@ -342,6 +433,8 @@ impl Builder {
         let covered_from = self.head.covered_from.or(feed.covered_from).unwrap_or(Timestamp::MIN);
         if open < covered_from || feed.cut_at.is_some_and(|cut| close > cut) {
             Quality::PartialOpen
+        } else if feed.is_halted(&self.instrument, open, close) {
+            Quality::Halted
         } else if filled {
             Quality::Backfilled
         } else {
@@ -349,17 +442,17 @@ impl Builder {
         }
     }
 
-    /// Drops the minutes whose longest window can no longer change. Pinned and unpublished ones stay.
+    /// Drops the minutes whose longest window can no longer change. Pinned ones and those that wait for a revision stay.
     pub(crate) fn drop_before(&mut self, feed: &FeedTrack, intervals: &[Interval], horizon: Timestamp) {
-        let longest = *intervals.last().expect("at least one interval is configured");
+        let longest = indices(intervals).last().expect("at least one interval is configured");
         let mut drop = Vec::new();
         for open in self.slots.keys() {
-            let window_open = open.window_open(longest);
-            let window_close = window_open.plus_micros(longest.micros());
-            if window_close > horizon {
+            let window = self.window(feed, intervals, longest, *open);
+            if window.until > horizon {
                 break;
             }
-            if !feed.pins(&self.instrument, window_open, window_close) {
+            let is_waiting = || self.dirty.iter().any(|(_, _, at)| window.open <= *at && *at < window.end);
+            if !feed.pins(&self.instrument, window.open, window.until) && !is_waiting() {
                 drop.push(*open);
             }
         }
@@ -385,4 +478,15 @@ impl Builder {
             }
         }
     }
+}
+
+/// Positions of the configured intervals.
+fn indices(intervals: &[Interval]) -> impl Iterator<Item = u8> + use<> {
+    (0u8..).take(intervals.len())
+}
+
+/// Where the interval's grid ends the window that holds a minute.
+fn grid_close(intervals: &[Interval], interval: u8, minute: Timestamp) -> Timestamp {
+    let interval = intervals[usize::from(interval)];
+    minute.window_open(interval).plus_micros(interval.micros())
 }

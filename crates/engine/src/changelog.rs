@@ -40,7 +40,7 @@ pub enum RestoreError {
 }
 
 /// Version of keys and values; another one is refused.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 #[derive(Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
@@ -172,7 +172,7 @@ impl Partition {
                 if builder.has_revisions() {
                     feed.revisable.insert(instrument.clone());
                 }
-                if let Some(due) = builder.next_due(&self.config.intervals) {
+                if let Some(due) = builder.next_due(&feed.track, &self.config) {
                     feed.next_due = feed.next_due.min(due);
                 }
             }

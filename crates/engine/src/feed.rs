@@ -1,4 +1,4 @@
-//! What is known of a feed in one partition: its watermark, since when there is evidence, and its gaps.
+//! What is known of a feed in one partition: its watermark, since when there is evidence, its gaps and halts.
 
 use marketflow_model::{Instrument, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,16 @@ impl Gap {
     }
 }
 
+/// A stop of trading.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Halt {
+    /// `None` = everything the feed carries.
+    pub(crate) instrument: Option<Instrument>,
+    pub(crate) from: Timestamp,
+    /// Exclusive; [`Timestamp::MAX`] while it lasts.
+    pub(crate) to: Timestamp,
+}
+
 /// A feed in one partition.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct FeedTrack {
@@ -49,13 +59,23 @@ pub(crate) struct FeedTrack {
     pub(crate) cut_at: Option<Timestamp>,
     /// Open gaps, and closed ones while windows they touch are kept.
     pub(crate) gaps: Vec<Gap>,
+    /// Halts that touch kept windows, and the one that lasts.
+    pub(crate) halts: Vec<Halt>,
     /// An import that ended takes no more rows.
     pub(crate) ended: bool,
 }
 
 impl Default for FeedTrack {
     fn default() -> Self {
-        Self { watermark: Timestamp::MIN, covered_from: None, declared: false, cut_at: None, gaps: Vec::new(), ended: false }
+        Self {
+            watermark: Timestamp::MIN,
+            covered_from: None,
+            declared: false,
+            cut_at: None,
+            gaps: Vec::new(),
+            halts: Vec::new(),
+            ended: false,
+        }
     }
 }
 
@@ -63,5 +83,10 @@ impl FeedTrack {
     /// Whether an open gap of the instrument overlaps the window.
     pub(crate) fn pins(&self, instrument: &Instrument, open: Timestamp, close: Timestamp) -> bool {
         self.gaps.iter().any(|g| g.state == GapState::Open && g.concerns(instrument) && g.overlaps(open, close))
+    }
+
+    /// Whether trading of the instrument stood still in a part of `[from, to)`.
+    pub(crate) fn is_halted(&self, instrument: &Instrument, from: Timestamp, to: Timestamp) -> bool {
+        self.halts.iter().any(|h| h.instrument.as_ref().is_none_or(|i| i == instrument) && h.from < to && h.to > from)
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! Files in reading order: `partition.rs` (routing, watermarks, gaps), `builder.rs` (windows of one instrument), `minute.rs` (one minute's
 //! fold), `ids.rs` (de-duplication), `feed.rs` (what is known of a feed), `changelog.rs` (state as key-value changes).
-//! It lacks calendars, candles by interval other than one minute, and folding of cancels: a cancel is set aside, never guessed.
+//! Windows end with the session of the venue's calendar (`marketflow_model::Calendar`).
+//! It lacks candles by interval other than one minute, and folding of cancels: a cancel is set aside, never guessed.
 //!
 //! Next: `schemas/avro/bar.v1.avsc`, then `services/sink/src/tables/bar.rs`.
 

@@ -86,6 +86,24 @@ impl Minute {
         minute.is_within_share().then_some(minute)
     }
 
+    /// Minutes without a trade: nothing but the close before them.
+    pub(crate) fn carrying(close: Price) -> Self {
+        let place = Place { sequence: None, event_time: Timestamp::MIN, offset: 0 };
+        Self {
+            open: close,
+            high: close,
+            low: close,
+            close,
+            volume: Quantity::ZERO,
+            turnover: Turnover::ZERO,
+            trade_count: 0,
+            buy_volume: Quantity::ZERO,
+            sell_volume: Quantity::ZERO,
+            first: place,
+            last: place,
+        }
+    }
+
     /// Adds a trade of the same minute. Returns false, leaving the minute as it was, when a sum overflows.
     #[must_use]
     pub(crate) fn add(&mut self, other: &Self) -> bool {

@@ -3,7 +3,7 @@
 //! Next: `builder.rs`.
 
 use crate::builder::{Builder, Fold, Reason};
-use crate::feed::{FeedTrack, Gap, GapState};
+use crate::feed::{FeedTrack, Gap, GapState, Halt};
 use crate::ids::TradeId;
 use crate::minute::Minute;
 use marketflow_model::{
@@ -24,6 +24,8 @@ pub struct Config {
     pub future_tolerance_micros: i64,
     /// How long a gap may stay open before it counts as abandoned, in microseconds of event time.
     pub gap_limit_micros: i64,
+    /// Whether windows of an open market without a trade are published too, carrying the last close.
+    pub emit_empty: bool,
 }
 
 impl Default for Config {
@@ -33,6 +35,7 @@ impl Default for Config {
             allowed_lateness_micros: 5 * 60_000_000,
             future_tolerance_micros: 5_000_000,
             gap_limit_micros: 7 * 86_400_000_000,
+            emit_empty: false,
         }
     }
 }
@@ -153,7 +156,7 @@ impl Partition {
 
     /// Takes a control of the trades topic ([`BarSource::Trades`]) or the candles topic. Closed bars and gathered revisions are appended to `out`.
     pub fn on_control(&mut self, source: BarSource, control: &Control, out: &mut Vec<Bar>) {
-        if matches!(control.kind, ControlKind::Unknown | ControlKind::Clock | ControlKind::Halt | ControlKind::CalendarChange) {
+        if matches!(control.kind, ControlKind::Unknown | ControlKind::Clock | ControlKind::CalendarChange) {
             return;
         }
         let entry = self.feed_entry(source, &control.feed);
@@ -162,14 +165,16 @@ impl Partition {
             ControlKind::GapOpened => self.set_gap(entry, control, GapState::Open, Reason::GapFound),
             ControlKind::GapFilled => self.set_gap(entry, control, GapState::Filled, Reason::GapFilled),
             ControlKind::GapAbandoned => self.set_gap(entry, control, GapState::Abandoned, Reason::GapAbandoned),
+            ControlKind::Halt => self.set_halt(entry, control),
             ControlKind::End => return self.end(entry, control, out),
             ControlKind::Heartbeat
             | ControlKind::FeedState
             | ControlKind::Unknown
             | ControlKind::Clock
-            | ControlKind::Halt
             | ControlKind::CalendarChange => {}
         }
+        // first: the watermark may jump past everything these revisions need
+        self.publish_revisions(entry, out);
         if let Some(complete_through) = control.complete_through {
             self.advance(entry, complete_through, out);
         }
@@ -247,12 +252,12 @@ impl Partition {
             self.feeds[entry].track.covered_from = Some(event_time);
             self.feeds[entry].touched = true;
         }
-        let (fold, due) = self.builders[at].fold(&self.config.intervals, event_time, minute, id, row);
+        let (fold, due) = self.builders[at].fold(&self.feeds[entry].track, &self.config.intervals, event_time, minute, id, row);
         self.touch(at);
         if fold == Fold::Overflow {
             return Outcome::Refused("the minute's sums overflow".into());
         }
-        if event_time < self.builders[at].head.closed_to {
+        if self.builders[at].has_revisions() {
             self.feeds[entry].revisable.insert(instrument.clone());
         }
         if let Some(due) = due {
@@ -310,6 +315,25 @@ impl Partition {
         self.mark_quality(entry, control.instrument.as_ref(), reason);
     }
 
+    fn set_halt(&mut self, entry: usize, control: &Control) {
+        let feed = &mut self.feeds[entry];
+        let halts = &mut feed.track.halts;
+        let lasting = halts.iter_mut().find(|h| h.instrument == control.instrument && h.to == Timestamp::MAX);
+        match (control.state, lasting) {
+            (FeedState::Down, None) => {
+                let (from, to) = (control.from.unwrap_or(control.clock), control.to.unwrap_or(Timestamp::MAX));
+                halts.push(Halt { instrument: control.instrument.clone(), from, to });
+            }
+            (FeedState::Up, Some(halt)) => halt.to = control.to.or(control.from).unwrap_or(control.clock),
+            (FeedState::Down, Some(_)) | (FeedState::Up, None) | (FeedState::Unknown, _) => return,
+        }
+        feed.touched = true;
+        // a halt at the close moves the close's due time
+        let due = feed.builders.values().filter_map(|at| self.builders[*at].next_due(&feed.track, &self.config));
+        feed.next_due = due.min().unwrap_or(Timestamp::MAX);
+        self.mark_quality(entry, control.instrument.as_ref(), Reason::Halt);
+    }
+
     fn mark_quality(&mut self, entry: usize, instrument: Option<&Instrument>, reason: Reason) {
         let feed = &mut self.feeds[entry];
         for (name, at) in &feed.builders {
@@ -355,14 +379,16 @@ impl Partition {
         feed.next_due = Timestamp::MAX;
         for at in feed.builders.values() {
             let builder = &mut self.builders[*at];
-            if let Some(due) = builder.close_through(&feed.track, intervals, to, out) {
+            if let Some(due) = builder.close_through(&feed.track, &self.config, to, out) {
                 feed.next_due = feed.next_due.min(due);
             }
             builder.drop_before(&feed.track, intervals, horizon);
             touch(&mut self.touched_builders, &mut self.builders[*at], *at);
         }
         let longest = intervals.last().map_or(0, |i| i.micros());
+        let longest = feed.builders.values().map(|at| self.builders[*at].reach_micros(intervals)).fold(longest, i64::max);
         feed.track.gaps.retain(|g| g.state == GapState::Open || g.to.plus_micros(longest) > horizon);
+        feed.track.halts.retain(|h| h.to.plus_micros(longest) > horizon);
         out[first..].sort_by(|a, b| (a.close_time, &a.instrument, a.interval).cmp(&(b.close_time, &b.instrument, b.interval)));
     }
 
@@ -386,10 +412,12 @@ impl Partition {
         feed.touched = true;
         feed.track.cut_at = control.to;
         let is_import = feed.feed.is_import();
-        let last_close = self.config.intervals.last().map_or(0, |i| i.micros());
-        let last_slot = feed.builders.values().filter_map(|at| self.builders[*at].slots.keys().next_back()).max().copied();
-        if let Some(last) = last_slot {
-            self.advance(entry, last.plus_micros(last_close), out);
+        let last_due = feed.builders.values().filter_map(|at| {
+            let builder = &self.builders[*at];
+            Some(builder.slots.keys().next_back()?.plus_micros(builder.reach_micros(&self.config.intervals)))
+        });
+        if let Some(last) = last_due.max() {
+            self.advance(entry, last, out);
         }
         self.publish_revisions(entry, out);
         if is_import {

@@ -103,6 +103,7 @@ pub struct Calendar {
     zone: TimeZone,
     venues: Vec<String>,
     covers: Option<(Date, Date)>,
+    longest_grace_micros: i64,
     /// In order of time, without overlap; empty for a market that never closes.
     sessions: Vec<Session>,
 }
@@ -213,6 +214,11 @@ impl Calendar {
             Some(s) if minute < s.last_minute_close() => Stretch { from: s.open, to: s.last_minute_close(), session: Some(s) },
             Some(s) => Stretch { from: s.last_minute_close(), to: next, session: None },
         }
+    }
+
+    /// The longest time after a close that a record of its session may come, in microseconds.
+    pub fn longest_grace_micros(&self) -> i64 {
+        self.longest_grace_micros
     }
 
     fn last_opened(&self, at: Timestamp) -> Option<Session> {
@@ -329,7 +335,8 @@ impl File {
         if let Some(odd) = sessions.iter().find(|s| s.open >= s.close || !on_a_minute(s.open) || !on_a_minute(s.close)) {
             return Err(format!("a session on {} is empty or not on whole minutes", odd.date));
         }
-        Ok(Calendar { name: self.name, zone, venues: self.venues, covers, sessions })
+        let longest_grace_micros = self.grace_seconds.max(self.grace_halted_seconds) * 1_000_000;
+        Ok(Calendar { longest_grace_micros, name: self.name, zone, venues: self.venues, covers, sessions })
     }
 
     fn add_sessions(&self, zone: &TimeZone, date: Date, out: &mut Vec<Session>) -> Result<(), String> {

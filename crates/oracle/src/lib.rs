@@ -2,7 +2,7 @@
 //!
 //! Slow, obvious, and right: sort, group, sum. It knows the rules of values only; quality and revision are judged by hand-written expectations.
 
-use marketflow_model::{Bar, Instrument, Interval, Timestamp, Trade};
+use marketflow_model::{Bar, Calendar, Instrument, Interval, Quality, Timestamp, Trade};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The value columns of one bar, as integers: prices and quantities times 10^8.
@@ -56,7 +56,7 @@ pub fn recompute(trades: &[Trade], intervals: &[Interval]) -> BTreeMap<BarKey, E
         {
             continue;
         }
-        let minute = trade.event_time.micros().div_euclid(60_000_000);
+        let minute = Calendar::of_venue(trade.instrument.venue()).minute_of(trade.event_time).micros().div_euclid(60_000_000);
         kept.entry((trade.instrument.clone(), minute)).or_default().push((arrival, trade));
     }
     let mut bars: BTreeMap<BarKey, (ExpectedBar, i128)> = BTreeMap::new();
@@ -65,9 +65,10 @@ pub fn recompute(trades: &[Trade], intervals: &[Interval]) -> BTreeMap<BarKey, E
             (Some(x), Some(y)) if x != y => x.cmp(&y),
             _ => (a.event_time, a_arrival).cmp(&(b.event_time, b_arrival)),
         });
+        let session_from = Calendar::of_venue(instrument.venue()).stretch_of(Timestamp::from_micros(minute * 60_000_000)).from;
         for interval in intervals {
             let length = i64::from(interval.minutes());
-            let open_time = Timestamp::from_micros(minute.div_euclid(length) * length * 60_000_000);
+            let open_time = Timestamp::from_micros(minute.div_euclid(length) * length * 60_000_000).max(session_from);
             for (_, trade) in &trades {
                 let price = trade.price.scaled();
                 let size = trade.size.map_or(0, |s| s.scaled());
@@ -117,14 +118,14 @@ fn half_even(numerator: i128, denominator: i128) -> i128 {
     quotient
 }
 
-/// Compares published bars (the last revision of each window counts) with the expectation; returns what differs, in words, at most `limit` lines.
+/// Compares published bars (the last revision of each window counts, bars without trades do not) with the expectation; returns what differs, in words, at most `limit` lines.
 pub fn differences<'a>(
     expected: &BTreeMap<BarKey, ExpectedBar>,
     published: impl IntoIterator<Item = &'a Bar>,
     limit: usize,
 ) -> Vec<String> {
     let mut last: BTreeMap<BarKey, &Bar> = BTreeMap::new();
-    for bar in published {
+    for bar in published.into_iter().filter(|b| b.quality != Quality::NoTrades) {
         let key = (bar.instrument.clone(), bar.interval.minutes(), bar.open_time);
         match last.get(&key) {
             Some(known) if known.revision > bar.revision => {}

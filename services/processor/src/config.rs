@@ -61,6 +61,8 @@ pub struct Bars {
     /// An open gap counts as abandoned after this much event time.
     #[serde(with = "humantime_serde")]
     pub gap_limit: Duration,
+    /// Whether minutes of an open market without a trade make bars too (`no_trades`, carrying the last close).
+    pub emit_empty: bool,
 }
 
 impl Config {
@@ -84,6 +86,7 @@ impl Config {
                 allowed_lateness_micros: micros(bars.allowed_lateness, "bars.allowed_lateness")?,
                 future_tolerance_micros: micros(bars.future_tolerance, "bars.future_tolerance")?,
                 gap_limit_micros: micros(bars.gap_limit, "bars.gap_limit")?,
+                emit_empty: bars.emit_empty,
             })
         };
         check().exit(Exit::Usage)

@@ -1,0 +1,323 @@
+//! A KRX day: the closing bar, halts, the outage, quiet minutes; live with controls and as an import.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+use marketflow_engine::{Change, Config, Outcome, Partition};
+use marketflow_model::{
+    Bar, BarSource, Conditions, Control, ControlKind, Feed, FeedState, Instrument, Interval, Quality, Side, Source, Timestamp,
+    Trade,
+};
+
+const SECOND: i64 = 1_000_000;
+
+/// Local time of 2026-11-20, a normal Friday.
+fn kst(time: &str) -> Timestamp {
+    Timestamp::parse(&format!("2026-11-20T{time}+09:00")).unwrap()
+}
+
+fn trade(symbol: &str, id: i64, at: Timestamp, price: i64) -> Trade {
+    Trade {
+        instrument: Instrument::new("KRX", symbol).unwrap(),
+        feed: Feed::new("kis"),
+        event_time: at,
+        receive_time: at,
+        price: price.to_string().parse().unwrap(),
+        size: Some("10".parse().unwrap()),
+        side: Side::Buy,
+        trade_id: Some(id.to_string()),
+        sequence: Some(id),
+        import_row: None,
+        conditions: Conditions::NONE,
+        source: Source::Websocket,
+    }
+}
+
+fn control(kind: ControlKind, at: Timestamp) -> Control {
+    Control::new(kind, Feed::new("kis"), at)
+}
+
+fn up(at: Timestamp) -> Control {
+    Control { state: FeedState::Up, from: Some(at), ..control(ControlKind::FeedState, at) }
+}
+
+fn heartbeat(through: Timestamp) -> Control {
+    Control { complete_through: Some(through), ..control(ControlKind::Heartbeat, through.plus_micros(2 * SECOND)) }
+}
+
+fn halt(state: FeedState, symbol: &str, at: Timestamp) -> Control {
+    let instrument = Some(Instrument::new("KRX", symbol).unwrap());
+    Control { state, instrument, from: Some(at), ..control(ControlKind::Halt, at) }
+}
+
+fn gap(kind: ControlKind, from: Timestamp, to: Option<Timestamp>) -> Control {
+    Control { gap_id: Some("outage".into()), from: Some(from), to, ..control(kind, from) }
+}
+
+#[derive(Clone)]
+enum Record {
+    Trade(Trade),
+    Control(Control),
+}
+
+/// Runs a log; each bar comes with the number of the record that published it. The state goes through the changelog every `restart` records.
+fn run_with(config: &Config, log: &[Record], restart: usize) -> Vec<(usize, Bar)> {
+    let mut partition = Partition::new(config.clone());
+    let mut changelog: Vec<Change> = Vec::new();
+    let mut bars = Vec::new();
+    for (at, record) in log.iter().enumerate() {
+        let mut out = Vec::new();
+        match record {
+            Record::Trade(t) => {
+                let outcome = partition.on_trade(t, i64::try_from(at).unwrap(), &mut out);
+                assert_eq!(outcome, Outcome::Used, "{t:?}");
+            }
+            Record::Control(c) => partition.on_control(BarSource::Trades, c, &mut out),
+        }
+        bars.extend(out.into_iter().map(|bar| (at, bar)));
+        changelog.extend(partition.take_changes());
+        if at % restart == restart - 1 {
+            partition = Partition::restore(config.clone(), changelog.iter().cloned()).unwrap();
+        }
+    }
+    bars
+}
+
+fn run(config: &Config, log: &[Record]) -> Vec<(usize, Bar)> {
+    let bars = run_with(config, log, usize::MAX);
+    assert_eq!(run_with(config, log, 7), bars, "restarts change nothing");
+    bars
+}
+
+/// From 15:00 to 15:45 with a heartbeat each second: a busy symbol, a quiet one, the closing prints, then trades at the closing price.
+fn closing_hour() -> (Vec<Record>, Vec<Trade>) {
+    let mut trades = Vec::new();
+    let mut at = kst("15:00:00.5");
+    while at < kst("15:20:00") {
+        let id = i64::try_from(trades.len()).unwrap();
+        trades.push(trade("005930", id, at, 70_000 + (id * 37) % 900));
+        at = at.plus_micros(7 * SECOND);
+    }
+    trades.push(trade("000660", 5_000, kst("15:03:10"), 200_000));
+    trades.push(trade("005930", 9_000, kst("15:30:12"), 71_000));
+    trades.push(trade("000660", 9_001, kst("15:30:29"), 201_000));
+    trades.push(trade("005930", 9_002, kst("15:41:00"), 71_000));
+    trades.sort_by_key(|t| t.event_time);
+    let mut log = vec![Record::Control(up(kst("09:00:00")))];
+    let mut waiting = trades.iter().peekable();
+    let mut beat = kst("15:00:00");
+    while beat <= kst("15:46:00") {
+        while let Some(t) = waiting.next_if(|t| t.event_time <= beat.plus_micros(2 * SECOND)) {
+            log.push(Record::Trade(t.clone()));
+        }
+        log.push(Record::Control(heartbeat(beat)));
+        beat = beat.plus_micros(SECOND);
+    }
+    (log, trades)
+}
+
+fn named(bars: &[(usize, Bar)], symbol: &str, interval: Interval) -> Vec<(String, i64, i32, Quality)> {
+    let selected = bars.iter().filter(|(_, b)| b.instrument.symbol() == symbol && b.interval == interval);
+    selected
+        .map(|(_, b)| {
+            let minutes = b.open_time.micros_since(kst("00:00:00")) / (60 * SECOND);
+            (format!("{:02}:{:02}", minutes / 60, minutes % 60), b.trade_count, b.revision, b.quality)
+        })
+        .collect()
+}
+
+#[test]
+fn the_closing_bars_are_out_at_close_plus_grace() {
+    let (log, trades) = closing_hour();
+    let bars = run(&Config::default(), &log);
+    let expected = marketflow_oracle::recompute(&trades, &Interval::STANDARD);
+    assert_eq!(marketflow_oracle::differences(&expected, bars.iter().map(|(_, b)| b), 5), Vec::<String>::new());
+    let closing: Vec<_> = bars.iter().filter(|(_, b)| b.open_time == kst("15:30:00")).collect();
+    assert_eq!(closing.len(), 6, "two symbols in three intervals: {closing:?}");
+    for (at, bar) in closing {
+        let Record::Control(c) = &log[*at] else { panic!("published by a trade") };
+        assert_eq!(c.complete_through, Some(kst("15:30:35")), "{bar:?}");
+        assert_eq!((bar.trade_count, bar.quality, bar.revision), (1, Quality::Complete, 0), "only the closing print: {bar:?}");
+    }
+    let after = bars.iter().filter(|(_, b)| b.open_time == kst("15:40:00") || b.open_time == kst("15:41:00"));
+    let after: Vec<_> = after.map(|(_, b)| (b.interval.minutes(), b.trade_count, b.close_time)).collect();
+    assert_eq!(after, [(1, 1, kst("15:42:00")), (5, 1, kst("15:45:00")), (15, 1, kst("15:45:00"))], "a session of its own");
+    assert!(bars.iter().all(|(_, b)| b.quality == Quality::Complete), "a quiet symbol has no gap");
+    let busy = bars.iter().filter(|(_, b)| b.instrument.symbol() == "005930" && b.interval == Interval::ONE_MINUTE).count();
+    assert_eq!(busy, 22);
+    assert_eq!(named(&bars, "000660", Interval::ONE_MINUTE).len(), 2);
+}
+
+#[test]
+fn the_same_day_imported_gives_the_same_bars_once() {
+    let (log, trades) = closing_hour();
+    let feed = Feed::import("day");
+    let mut import = vec![Record::Control(Control { feed: feed.clone(), ..up(kst("09:00:00")) })];
+    import.extend(
+        trades
+            .into_iter()
+            .zip(1..)
+            .map(|(t, row)| Record::Trade(Trade { feed: feed.clone(), source: Source::Import, import_row: Some(row), ..t })),
+    );
+    import.push(Record::Control(Control { feed: feed.clone(), ..control(ControlKind::End, kst("20:00:00")) }));
+    let plain = |bars: Vec<(usize, Bar)>| {
+        let mut bars: Vec<Bar> = bars.into_iter().map(|(_, b)| Bar { feed: feed.clone(), ..b }).collect();
+        bars.sort_by(|a, b| (&a.instrument, a.interval, a.open_time).cmp(&(&b.instrument, b.interval, b.open_time)));
+        bars
+    };
+    assert_eq!(plain(run(&Config::default(), &import)), plain(run(&Config::default(), &log)));
+}
+
+#[test]
+fn a_halt_at_the_close_waits_longer_for_the_closing_print() {
+    let mut log = vec![Record::Control(up(kst("09:00:00")))];
+    let mut push = |c: Control| log.push(Record::Control(c));
+    push(heartbeat(kst("15:19:00")));
+    push(halt(FeedState::Down, "005930", kst("15:29:30")));
+    push(heartbeat(kst("15:31:40")));
+    log.push(Record::Trade(trade("005930", 1, kst("15:32:10"), 70_000)));
+    for beat in ["15:33:19", "15:33:20", "15:50:00"] {
+        log.push(Record::Control(heartbeat(kst(beat))));
+    }
+    let bars = run(&Config::default(), &log);
+    assert_eq!(bars.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [6, 6, 6], "all of them at close + 200 s");
+    assert_eq!(named(&bars, "005930", Interval::ONE_MINUTE), [("15:30".into(), 1, 0, Quality::Halted)]);
+
+    // without a halt on record the print is a late record of the same bar
+    let log: Vec<Record> = log.into_iter().filter(|r| !matches!(r, Record::Control(c) if c.kind == ControlKind::Halt)).collect();
+    let bars = run(&Config::default(), &log);
+    assert_eq!(named(&bars, "005930", Interval::ONE_MINUTE), [("15:30".into(), 1, 0, Quality::Complete)]);
+}
+
+#[test]
+fn a_halt_marks_the_bars_it_touches_and_no_other() {
+    let mut log = vec![Record::Control(up(kst("09:00:00")))];
+    for (id, time) in ["10:00:30", "10:01:10"].into_iter().enumerate() {
+        log.push(Record::Trade(trade("005930", i64::try_from(id).unwrap(), kst(time), 70_000)));
+        log.push(Record::Trade(trade("000660", i64::try_from(id).unwrap(), kst(time), 70_000)));
+    }
+    log.push(Record::Control(halt(FeedState::Down, "005930", kst("10:01:20"))));
+    log.push(Record::Control(heartbeat(kst("10:03:00"))));
+    log.push(Record::Control(halt(FeedState::Up, "005930", kst("10:03:25"))));
+    log.push(Record::Trade(trade("005930", 5, kst("10:03:25"), 75_000)));
+    log.push(Record::Trade(trade("005930", 6, kst("10:04:25"), 75_000)));
+    log.push(Record::Control(heartbeat(kst("10:05:00"))));
+    let bars = run(&Config::default(), &log);
+    let minute = |time: &str, quality| (time.to_owned(), 1, 0, quality);
+    assert_eq!(
+        named(&bars, "005930", Interval::ONE_MINUTE),
+        [
+            minute("10:00", Quality::Complete),
+            minute("10:01", Quality::Halted),
+            minute("10:03", Quality::Halted),
+            minute("10:04", Quality::Complete)
+        ]
+    );
+    assert!(bars.iter().all(|(_, b)| b.instrument.symbol() == "005930" || b.quality == Quality::Complete));
+}
+
+#[test]
+fn an_outage_of_90_s_marks_the_touched_bars_gap_then_backfilled() {
+    let (log, _) = closing_hour();
+    let (from, to) = (kst("15:05:30"), kst("15:07:00"));
+    let lost = |r: &Record| matches!(r, Record::Trade(t) if from <= t.event_time && t.event_time < to);
+    let silent = |r: &Record| matches!(r, Record::Control(c) if c.complete_through.is_some_and(|t| from < t && t < to));
+    let mut broken = Vec::new();
+    for record in &log {
+        if let Record::Control(c) = record {
+            if c.complete_through == Some(from) {
+                broken.push(Record::Control(gap(ControlKind::GapOpened, from, None)));
+            }
+            if c.complete_through == Some(to) {
+                broken.push(Record::Control(gap(ControlKind::GapOpened, from, Some(to))));
+            }
+            if c.complete_through == Some(kst("15:08:30")) {
+                broken.extend(log.iter().filter(|r| lost(r)).cloned());
+                broken.push(Record::Control(gap(ControlKind::GapFilled, from, Some(to))));
+            }
+        }
+        if !lost(record) && !silent(record) {
+            broken.push(record.clone());
+        }
+    }
+    let bars = run(&Config::default(), &broken);
+    let of = |quality| {
+        let marked: Vec<(usize, Bar)> = bars.iter().filter(|(_, b)| b.quality == quality).cloned().collect();
+        (named(&marked, "005930", Interval::ONE_MINUTE), named(&marked, "005930", Interval::FIFTEEN_MINUTES), marked.len())
+    };
+    let (minutes, quarters, all) = of(Quality::Gap);
+    assert_eq!(minutes.iter().map(|m| (m.0.as_str(), m.2)).collect::<Vec<_>>(), [("15:05", 0)], "nothing came of 15:06");
+    assert_eq!((quarters.len(), all), (0, 1), "the longer windows were still open");
+    let (minutes, quarters, _) = of(Quality::Backfilled);
+    assert_eq!(minutes.iter().map(|m| (m.0.as_str(), m.2)).collect::<Vec<_>>(), [("15:05", 1), ("15:06", 0)]);
+    assert_eq!(quarters.iter().map(|m| (m.0.as_str(), m.2)).collect::<Vec<_>>(), [("15:00", 0)]);
+    let healed = run(&Config::default(), &log);
+    let values = |bars: &[(usize, Bar)]| {
+        let mut last = std::collections::BTreeMap::new();
+        for (_, b) in bars {
+            last.insert((b.instrument.clone(), b.interval, b.open_time), marketflow_oracle::values(b));
+        }
+        last
+    };
+    assert_eq!(values(&bars), values(&healed), "in the end nothing is missing");
+}
+
+#[test]
+fn quiet_minutes_of_an_open_market_carry_the_close_on_request() {
+    let (log, _) = closing_hour();
+    let config = Config { emit_empty: true, ..Config::default() };
+    let bars = run(&config, &log);
+    let quiet: Vec<_> = named(&bars, "000660", Interval::ONE_MINUTE);
+    let expected: Vec<_> = (3..20)
+        .map(|m| (format!("15:{m:02}"), i64::from(m == 3), 0, if m == 3 { Quality::Complete } else { Quality::NoTrades }))
+        .chain([("15:30".to_owned(), 1, 0, Quality::Complete)])
+        .collect();
+    assert_eq!(quiet, expected, "none in the auction, none after the close");
+    let carried = bars.iter().filter(|(_, b)| b.quality == Quality::NoTrades);
+    for (_, bar) in carried {
+        let prices = [bar.open, bar.high, bar.low, bar.close].map(|p| p.to_string());
+        assert_eq!(prices, ["200000"; 4].map(str::to_owned), "{bar:?}");
+        assert_eq!((bar.trade_count, bar.vwap), (0, None));
+    }
+    let five: Vec<_> =
+        named(&bars, "000660", Interval::FIVE_MINUTES).into_iter().map(|(open, count, ..)| (open, count)).collect();
+    let five: Vec<_> = five.iter().map(|(open, count)| (open.as_str(), *count)).collect();
+    assert_eq!(five, [("15:00", 1), ("15:05", 0), ("15:10", 0), ("15:15", 0), ("15:30", 1)]);
+    let with_trades: Vec<_> = bars.into_iter().filter(|(_, b)| b.quality != Quality::NoTrades).map(|(_, b)| b).collect();
+    let without: Vec<_> = run(&Config::default(), &log).into_iter().map(|(_, b)| b).collect();
+    assert_eq!(with_trades, without);
+}
+
+#[test]
+fn a_late_trade_replaces_an_empty_bar() {
+    let config = Config { emit_empty: true, ..Config::default() };
+    let log = [
+        Record::Control(up(kst("09:00:00"))),
+        Record::Trade(trade("005930", 1, kst("10:00:30"), 70_000)),
+        Record::Control(heartbeat(kst("10:02:00"))),
+        Record::Trade(trade("005930", 2, kst("10:01:30"), 70_500)),
+        Record::Control(heartbeat(kst("10:02:01"))),
+    ];
+    assert_eq!(
+        named(&run(&config, &log), "005930", Interval::ONE_MINUTE),
+        [
+            ("10:00".into(), 1, 0, Quality::Complete),
+            ("10:01".into(), 0, 0, Quality::NoTrades),
+            ("10:01".into(), 1, 1, Quality::Complete)
+        ]
+    );
+}
+
+#[test]
+fn a_late_trade_alone_in_its_windows_makes_all_of_them() {
+    let log = [
+        Record::Control(up(kst("09:00:00"))),
+        Record::Trade(trade("005930", 1, kst("09:59:30"), 70_000)),
+        Record::Control(heartbeat(kst("10:02:00"))),
+        Record::Trade(trade("005930", 2, kst("10:01:30"), 70_500)),
+        Record::Control(heartbeat(kst("10:20:00"))),
+    ];
+    let bars = run(&Config::default(), &log);
+    for interval in Interval::STANDARD {
+        assert!(bars.iter().any(|(_, b)| b.interval == interval && b.close.to_string() == "70500"), "{interval}");
+    }
+}
