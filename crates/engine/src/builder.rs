@@ -47,6 +47,8 @@ pub(crate) struct Published {
     pub(crate) quality: Quality,
     /// Set when the window must be published again.
     pub(crate) dirty: Option<Reason>,
+    /// Whether records came since: whatever it is published again for, its values are other ones.
+    pub(crate) has_new_records: bool,
 }
 
 /// A kept minute: its fold, what was published of the windows that open at it, and the ids seen in it.
@@ -65,7 +67,13 @@ impl Slot {
     fn publication(&mut self, interval: u8) -> &mut Published {
         self.touched = true;
         let place = self.published.iter().position(|p| p.interval == interval).unwrap_or_else(|| {
-            self.published.push(Published { interval, revision: -1, quality: Quality::Unknown, dirty: None });
+            self.published.push(Published {
+                interval,
+                revision: -1,
+                quality: Quality::Unknown,
+                dirty: None,
+                has_new_records: false,
+            });
             self.published.len() - 1
         });
         &mut self.published[place]
@@ -270,6 +278,7 @@ impl Builder {
     fn mark(&mut self, intervals: &[Interval], interval: u8, open: Timestamp, reason: Reason) {
         let published = self.slots.entry(open).or_default().publication(interval);
         published.dirty.get_or_insert(reason);
+        published.has_new_records |= reason == Reason::LateRecords;
         self.dirty.insert((grid_close(intervals, interval, open), interval, open));
     }
 
@@ -389,8 +398,9 @@ impl Builder {
                 Quality::NoTrades
             };
         }
-        let changed = published.revision < 0 || published.quality != quality || reason == Some(Reason::LateRecords);
+        let changed = published.revision < 0 || published.quality != quality || published.has_new_records;
         published.dirty = None;
+        published.has_new_records = false;
         // without a trade: only at first, and only where a close is there to carry
         let carried = carried.filter(|_| published.revision < 0 && reason.is_none()).map(Minute::carrying);
         let Some(bar) = folded.or(carried) else { return };

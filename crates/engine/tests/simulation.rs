@@ -254,6 +254,29 @@ fn a_gap_marks_the_touched_bars_then_backfills_them_once() {
 }
 
 #[test]
+fn a_second_gap_in_a_backfilled_window_loses_no_trade() {
+    let t = |id, second, price: &str| Record::Trade(trade("BTCUSD", id, START + second * SECOND, price, "1", Side::Buy));
+    let log = [
+        up(START),
+        t(1, 10, "100"),
+        t(5, 40, "104"),
+        gap(ControlKind::GapOpened, "first", START + 11 * SECOND, Some(START + 15 * SECOND)),
+        t(2, 12, "101"),
+        gap(ControlKind::GapFilled, "first", START + 11 * SECOND, Some(START + 15 * SECOND)),
+        heartbeat(START + 60 * SECOND),
+        gap(ControlKind::GapOpened, "second", START + 20 * SECOND, Some(START + 25 * SECOND)),
+        t(3, 21, "99"),
+        gap(ControlKind::GapFilled, "second", START + 20 * SECOND, Some(START + 25 * SECOND)),
+        heartbeat(START + 61 * SECOND),
+    ];
+    let (bars, _) = run(&log);
+    assert_eq!(
+        bars_of(&bars, Interval::ONE_MINUTE),
+        [(0, "104".into(), 3, 0, Quality::Backfilled), (0, "104".into(), 4, 1, Quality::Backfilled)]
+    );
+}
+
+#[test]
 fn an_abandoned_gap_leaves_the_bar_marked() {
     let t = |id, second, price: &str| Record::Trade(trade("BTCUSD", id, START + second * SECOND, price, "1", Side::Buy));
     let log = [
