@@ -185,28 +185,36 @@ impl Plan {
         let address = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
         let rest_url = address("MARKETFLOW__PROVIDER__REST_URL", EXCHANGE);
         let socket_url = address("MARKETFLOW__PROVIDER__WEBSOCKET_URL", EXCHANGE_SOCKET);
-        let (ticker, socket) = tokio::join!(
-            http.get(format!("{rest_url}/api/v2/ticker/btcusd/")).send(),
-            direct.get(socket_url.replacen("ws", "http", 1)).send(),
-        );
-        // to a plain request the socket's address answers with some error, which is answer enough
-        let problems =
-            [(rest_url, why_unreachable(ticker, true, language)), (socket_url, why_unreachable(socket, false, language))];
+        let (ticker, socket) =
+            tokio::join!(http.get(format!("{rest_url}/api/v2/ticker/btcusd/")).send(), handshake(&direct, &socket_url).send(),);
+        let problems = [(rest_url, why_unreachable(ticker, language)), (socket_url, why_unreachable(socket, language))];
         let Some((host, why)) = problems.into_iter().find_map(|(host, why)| Some((host, why?))) else { return Ok(()) };
         Err(anyhow!(language.pick(
-            format!("cannot reach {host}: {why}. --live needs the internet; `marketflow demo` without it plays a recorded session"),
-            format!("{host}에 연결할 수 없습니다: {why}. --live에는 인터넷이 필요합니다. 옵션 없는 `marketflow demo`는 녹화 세션을 재생합니다"),
+            format!("cannot reach {host}: {why}. --live needs the internet and an exchange that serves your region; \
+                 `marketflow demo` without it plays a recorded session"),
+            format!("{host}에 연결할 수 없습니다: {why}. --live에는 인터넷과 이 지역에서 접속할 수 있는 거래소가 필요합니다. 옵션 없는 `marketflow demo`는 녹화 세션을 재생합니다"),
         )))
         .exit(Exit::Unreachable)
     }
 }
 
-fn why_unreachable(answer: reqwest::Result<reqwest::Response>, must_succeed: bool, language: Language) -> Option<String> {
+/// What a WebSocket client says first (RFC 6455 §4.1; the key is its own example): an exchange may refuse that and nothing else.
+fn handshake(http: &reqwest::Client, socket_url: &str) -> reqwest::RequestBuilder {
+    http.get(socket_url.replacen("ws", "http", 1))
+        .header("Connection", "Upgrade")
+        .header("Upgrade", "websocket")
+        .header("Sec-WebSocket-Version", "13")
+        .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+}
+
+fn why_unreachable(answer: reqwest::Result<reqwest::Response>, language: Language) -> Option<String> {
     match answer {
         Ok(answer) if answer.status().as_u16() == 451 => {
             Some(language.pick("it refuses this region (HTTP 451)", "이 지역의 접속을 거부합니다(HTTP 451)").to_owned())
         }
-        Ok(answer) if must_succeed && !answer.status().is_success() => Some(format!("HTTP {}", answer.status())),
+        Ok(answer) if answer.status().is_client_error() || answer.status().is_server_error() => {
+            Some(format!("HTTP {}", answer.status()))
+        }
         Ok(_) => None,
         Err(error) if error.is_timeout() => Some(language.pick(
             format!("no answer within {} s", EXCHANGE_ANSWERS_WITHIN.as_secs()),
