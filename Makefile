@@ -36,7 +36,7 @@ test-quick: ## the tiers that need no services, a couple of minutes
 
 test-fault: build ## crashes and broken networks; SEED=n repeats a run, SOAK=1 runs the full counts
 	@timeout --kill-after=30s $(if $(SOAK),6h,20m) env $(if $(SEED),SEED=$(SEED)) $(if $(SOAK),SOAK=$(SOAK)) \
-	    $(CARGO) test -p marketflow-tests --test fault -- --nocapture
+	    $(CARGO) test --workspace --test fault -- --nocapture
 
 bench: setup ## throughput and cost of the whole path, in release; appends to docs/benchmarks.md
 	@$(CARGO) build --release --workspace --bins

@@ -9,6 +9,7 @@ pub mod admin;
 mod config;
 mod consumer;
 mod error;
+mod failpoint;
 mod groups;
 #[expect(unsafe_code, reason = "what the safe wrapper lacks: batch consumption, DescribeTopics")]
 mod native;
@@ -21,6 +22,7 @@ mod transaction;
 pub use config::KafkaConfig;
 pub use consumer::{Batch, Consumer, GroupSettings, Header, Rebalance, Record, Run, StartAt, TopicPartition};
 pub use error::{Disposition, Error};
+pub use failpoint::fail_point;
 pub use groups::committed;
 pub use native::TransactionProblem;
 pub use partitioner::partition_for;

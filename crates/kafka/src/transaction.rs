@@ -1,6 +1,7 @@
 //! The transactional producer of a plain thread. The rules it keeps were measured: see docs/decisions on transactions.
 
 use crate::consumer::list_of;
+use crate::failpoint::fail_point;
 use crate::producer::{Deliveries, DeliveryContext, Outgoing};
 use crate::{Consumer, Disposition, Error, KafkaConfig, TopicPartition};
 use rdkafka::error::RDKafkaErrorCode;
@@ -8,12 +9,16 @@ use rdkafka::producer::{Producer as _, ThreadedProducer};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// How long one call to the cluster may block before it is made again: short, so that the first answer after an outage is not waited out.
+const ONE_CALL: Duration = Duration::from_secs(5);
+
 /// Bounds of a [`TransactionalProducer`].
 #[derive(Clone, Copy, Debug)]
 pub struct TransactionSettings {
     /// After how long the cluster aborts a transaction that its producer left open. A reader waits as long.
     pub transaction_timeout: Duration,
-    /// How long retriable errors are retried before they are given up, per call.
+    /// How long retriable errors are retried before they are given up, per call: longer than a broker takes to come back, so that an outage
+    /// ends with the broker's return and not with a restart of ours.
     pub retry_for: Duration,
     /// Records held before [`TransactionalProducer::send`] waits.
     pub queue_records: u32,
@@ -25,7 +30,7 @@ impl Default for TransactionSettings {
     fn default() -> Self {
         Self {
             transaction_timeout: Duration::from_secs(10),
-            retry_for: Duration::from_secs(30),
+            retry_for: Duration::from_secs(120),
             queue_records: 200_000,
             linger: Duration::from_millis(2),
         }
@@ -66,7 +71,7 @@ impl TransactionalProducer {
         )?;
         let producer = Self { inner, settings, open: false.into() };
         producer.retrying("initialise transactions", Disposition::Fatal, || {
-            producer.inner.init_transactions(Duration::from_secs(5))
+            producer.inner.init_transactions(ONE_CALL)
         })?;
         Ok(producer)
     }
@@ -78,6 +83,7 @@ impl TransactionalProducer {
     pub fn begin(&self) -> Result<(), Error> {
         self.inner.begin_transaction().map_err(Error::kafka("begin a transaction"))?;
         self.open.set(true);
+        fail_point("after-begin");
         Ok(())
     }
 
@@ -109,17 +115,20 @@ impl TransactionalProducer {
     /// `Abort`: nothing of it is visible and it must be aborted. `Fatal`: fenced, or the outcome is unknown.
     pub fn commit(&self, next: &[(TopicPartition, i64)], consumer: &Consumer) -> Result<(), Error> {
         self.wait_for_deliveries();
+        fail_point("before-offsets");
         if !next.is_empty() {
             let offsets = list_of(next)?;
             let doing = "add offsets to the transaction";
             self.retrying_as(Disposition::Abort, || {
                 consumer
-                    .send_offsets_to(self.inner.client(), &offsets, Duration::from_secs(5))
+                    .send_offsets_to(self.inner.client(), &offsets, ONE_CALL)
                     .map_err(|source| Error::Transaction { doing: doing.to_owned(), source })
             })?;
         }
-        self.retrying("commit the transaction", Disposition::Fatal, || self.inner.commit_transaction(self.settings.retry_for))?;
+        fail_point("before-commit");
+        self.retrying("commit the transaction", Disposition::Fatal, || self.inner.commit_transaction(ONE_CALL))?;
         self.open.set(false);
+        fail_point("after-commit");
         Ok(())
     }
 
@@ -128,7 +137,7 @@ impl TransactionalProducer {
     /// # Errors
     /// A fenced or fatally failed producer.
     pub fn abort(&self) -> Result<(), Error> {
-        self.retrying("abort the transaction", Disposition::Fatal, || self.inner.abort_transaction(Duration::from_secs(5)))?;
+        self.retrying("abort the transaction", Disposition::Fatal, || self.inner.abort_transaction(ONE_CALL))?;
         self.open.set(false);
         Ok(())
     }

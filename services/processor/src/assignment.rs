@@ -2,25 +2,49 @@
 
 use marketflow_contract::topics;
 use marketflow_engine::{Change, Partition};
-use marketflow_kafka::{Consumer, Error, KafkaConfig, Reader, TopicPartition};
+use marketflow_kafka::{Consumer, Disposition, Error, KafkaConfig, Reader, TopicPartition, fail_point};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
-use tracing::info;
+use tracing::{info, warn};
 
 /// How long a question to the cluster may take, and how long a read may stand still.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a rebuild is begun again while the cluster does not answer.
+const RETRY_FOR: Duration = Duration::from_secs(120);
+
 /// The input topics; partition N of each belongs to the same worker.
 pub(crate) const INPUTS: [&str; 2] = [topics::TRADES, topics::CANDLES];
 
-/// Rebuilds one partition and puts the consumer where the state was committed.
-///
-/// Order matters: committed offsets are asked for first (the answer waits for an open transaction of a predecessor), the changelog's end is
-/// taken after that, so the state read is at least as new as the offsets; both were committed together, so it is exactly as new.
+/// Rebuilds one partition and puts the consumer where the state was committed; begun again while the cluster is away.
 ///
 /// # Errors
 /// The cluster's, or a changelog this version cannot read.
 pub(crate) fn rebuild(
+    kafka: &KafkaConfig,
+    consumer: &Consumer,
+    number: i32,
+    config: &marketflow_engine::Config,
+) -> anyhow::Result<Partition> {
+    let started = Instant::now();
+    loop {
+        match rebuild_once(kafka, consumer, number, config) {
+            Err(error) if is_outage(&error) && started.elapsed() < RETRY_FOR => {
+                warn!(partition = number, error = format!("{error:#}"), "rebuild begins again");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            result => return result,
+        }
+    }
+}
+
+fn is_outage(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Error>().is_some_and(|error| error.disposition() == Disposition::Retry)
+}
+
+/// Order matters: committed offsets are asked for first (the answer waits for an open transaction of a predecessor), the changelog's end is
+/// taken after that, so the state read is at least as new as the offsets; both were committed together, so it is exactly as new.
+fn rebuild_once(
     kafka: &KafkaConfig,
     consumer: &Consumer,
     number: i32,
@@ -38,6 +62,7 @@ pub(crate) fn rebuild(
         }
         ControlFlow::Continue(())
     })?;
+    fail_point("during-restore");
     let records = changes.len();
     let partition = Partition::restore(config.clone(), changes)?;
     if committed.is_empty() && records > 0 {

@@ -1,0 +1,20 @@
+//! Places where a test may end the process as a crash would: no unwinding, no flushing, no farewell to the group.
+//!
+//! `FAIL_AT` names a folder; a file in it, named like a point, arms that point once: who reaches it removes the file and aborts. So the process
+//! that is started again goes on. Compiled in always, so that what is tested is what runs; without `FAIL_AT` a point costs one load and one branch.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+static FOLDER: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::var_os("FAIL_AT").map(PathBuf::from));
+
+/// Aborts the process if `point` is armed.
+#[inline]
+pub fn fail_point(point: &str) {
+    if let Some(folder) = &*FOLDER
+        && std::fs::remove_file(folder.join(point)).is_ok()
+    {
+        eprintln!("fail point {point}: aborting");
+        std::process::abort();
+    }
+}

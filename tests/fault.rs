@@ -1,0 +1,311 @@
+//! Crashes, outages and broken records against the real processor, Kafka and registry, judged by the batch oracle: after every fault each
+//! expected bar is there exactly once with the right values, which includes the number of its trades, and what cannot be a trade is in exactly
+//! one dead letter.
+//!
+//! `make test-fault SEED=n` repeats a run; the seed decides trades and kill points, the machine's scheduling does not repeat. `SOAK=1` runs the
+//! full counts. One stack serves all cases; each case has a feed of its own, so none hides behind another.
+
+#![expect(clippy::print_stdout, reason = "the seed is printed, so that a failure can be repeated")]
+
+use anyhow::{Context, ensure};
+use marketflow_contract::topics;
+use marketflow_kafka::{Outgoing, Producer, ProducerSettings};
+use marketflow_model::{Bar, Control, ControlKind, Envelope, Feed, FeedState, Interval, Quality, Timestamp, Trade};
+use marketflow_testkit::{RandomWalk, TestStack, eventually};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const START: Timestamp = Timestamp::from_seconds(1_700_000_100);
+const MINUTE: i64 = 60_000_000;
+const PROCESSOR: &str = "processor";
+/// Longer than the session time-out (6 s) and the transaction time-out (10 s), so that the cluster acts on both.
+const PAST_EVERY_TIMEOUT: Duration = Duration::from_secs(13);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faults_lose_nothing_and_double_nothing() -> anyhow::Result<()> {
+    let mut bench = Bench::start().await?;
+    for case in bench.cases() {
+        println!("fault: {case}");
+        bench.run(case).await.with_context(|| format!("{case}, SEED={}", bench.seed))?;
+    }
+    bench.stack.stop().await;
+    Ok(())
+}
+
+/// The stack under test, and what decides the faults.
+struct Bench {
+    stack: TestStack,
+    seed: u64,
+    random: ChaCha8Rng,
+    soak: bool,
+    fail_points: PathBuf,
+}
+
+impl Bench {
+    async fn start() -> anyhow::Result<Self> {
+        let seed = match std::env::var("SEED") {
+            Ok(seed) => seed.parse().context("SEED is a whole number")?,
+            Err(_) => rand::random(),
+        };
+        println!("SEED={seed}");
+        let mut stack = TestStack::start_with(&["kafka", "registry"]).await?;
+        let fail_points = stack.home().join("fail-points");
+        std::fs::create_dir_all(&fail_points)?;
+        let mut processor = stack.service(PROCESSOR, &[])?;
+        processor.env.push(("FAIL_AT".to_owned(), fail_points.display().to_string()));
+        stack.parts.start_service(processor).await?;
+        let soak = std::env::var_os("SOAK").is_some();
+        Ok(Self { stack, seed, random: ChaCha8Rng::seed_from_u64(seed), soak, fail_points })
+    }
+
+    /// `FAULT=<part of a name>` runs only the cases it is part of.
+    fn cases(&self) -> Vec<&'static str> {
+        let all = [
+            "killed-at-random",
+            "killed-at-each-fail-point",
+            "broker-killed",
+            "broker-paused",
+            "processor-paused",
+            "registry-down",
+            "poison",
+        ];
+        let wanted = std::env::var("FAULT").unwrap_or_default();
+        all.into_iter().filter(|case| case.contains(&wanted)).collect()
+    }
+
+    async fn run(&mut self, case: &'static str) -> anyhow::Result<()> {
+        match case {
+            "killed-at-random" => self.killed_at_random(case).await,
+            "killed-at-each-fail-point" => self.killed_at_each_fail_point(case).await,
+            "broker-killed" => self.broker_killed(case).await,
+            "broker-paused" => self.broker_paused(case).await,
+            "processor-paused" => self.processor_paused(case).await,
+            "registry-down" => self.registry_down(case).await,
+            _ => self.poison(case).await,
+        }
+    }
+
+    async fn killed_at_random(&mut self, case: &str) -> anyhow::Result<()> {
+        let rounds = if self.soak { 30 } else { 5 };
+        let mut session = Session::open(self, case).await?;
+        for _ in 0..rounds {
+            session.trade(&self.stack, 2_000).await?;
+            // anywhere in the transactions that follow: this wait is the random point itself
+            tokio::time::sleep(Duration::from_millis(self.random.random_range(0..600))).await;
+            self.stack.parts.crash(PROCESSOR)?;
+            self.processor_is_back().await?;
+        }
+        session.judge(&self.stack).await
+    }
+
+    async fn killed_at_each_fail_point(&mut self, case: &str) -> anyhow::Result<()> {
+        let mut session = Session::open(self, case).await?;
+        for point in ["after-begin", "before-offsets", "before-commit", "after-commit", "during-restore"] {
+            let armed = self.fail_points.join(point);
+            let before = self.restarts()?;
+            std::fs::write(&armed, "")?;
+            session.trade(&self.stack, 2_000).await?;
+            if point == "during-restore" {
+                self.stack.parts.crash(PROCESSOR)?;
+            }
+            eventually(PATIENCE, async || {
+                ensure!(!armed.exists(), "{point} was never reached");
+                ensure!(self.restarts()? > before, "{point} did not end the process");
+                Ok(())
+            })
+            .await?;
+            self.processor_is_back().await?;
+        }
+        session.judge(&self.stack).await
+    }
+
+    async fn broker_killed(&mut self, case: &str) -> anyhow::Result<()> {
+        let before = self.restarts()?;
+        let mut session = Session::open(self, case).await?;
+        for _ in 0..if self.soak { 10 } else { 2 } {
+            session.trade(&self.stack, 2_000).await?;
+            tokio::time::sleep(Duration::from_millis(self.random.random_range(0..300))).await;
+            self.stack.parts.kill("kafka").await?;
+            self.stack.parts.restart("kafka").await?;
+        }
+        session.judge(&self.stack).await?;
+        self.resumed_alone(before)
+    }
+
+    async fn broker_paused(&mut self, case: &str) -> anyhow::Result<()> {
+        let mut session = Session::open(self, case).await?;
+        session.trade(&self.stack, 2_000).await?;
+        self.stack.parts.pause("kafka")?;
+        tokio::time::sleep(PAST_EVERY_TIMEOUT).await;
+        self.stack.parts.resume("kafka")?;
+        session.trade(&self.stack, 2_000).await?;
+        session.judge(&self.stack).await
+    }
+
+    async fn processor_paused(&mut self, case: &str) -> anyhow::Result<()> {
+        let mut session = Session::open(self, case).await?;
+        session.trade(&self.stack, 2_000).await?;
+        self.stack.parts.pause(PROCESSOR)?;
+        session.trade(&self.stack, 2_000).await?;
+        tokio::time::sleep(PAST_EVERY_TIMEOUT).await;
+        self.stack.parts.resume(PROCESSOR)?;
+        session.judge(&self.stack).await
+    }
+
+    /// Known schema ids need no registry.
+    async fn registry_down(&mut self, case: &str) -> anyhow::Result<()> {
+        let before = self.restarts()?;
+        let mut session = Session::open(self, case).await?;
+        let published = self.bars_published().await?;
+        self.stack.parts.kill("registry").await?;
+        session.trade(&self.stack, 2_000).await?;
+        session.close(&self.stack).await?;
+        // counted and not read: reading needs the registry
+        let wanted = published + session.expected().len() as f64;
+        eventually(PATIENCE, async || {
+            let published = self.bars_published().await?;
+            ensure!(published >= wanted, "{published} of {wanted} bars without the registry");
+            Ok(())
+        })
+        .await?;
+        self.stack.parts.restart("registry").await?;
+        session.judge(&self.stack).await?;
+        self.resumed_alone(before)
+    }
+
+    /// Bytes that are no record go to the dead letters, each once, and neither stop the processor nor fill its memory.
+    async fn poison(&mut self, case: &str) -> anyhow::Result<()> {
+        let before = self.restarts()?;
+        let known = self.dead_letters().await?.len();
+        let mut session = Session::open(self, case).await?;
+        session.trade(&self.stack, 1_000).await?;
+        let resident = self.stack.metrics(PROCESSOR).await?.sum("process_resident_memory_bytes", &[]);
+        let poison: Vec<Vec<u8>> = vec![
+            b"garbage".to_vec(),
+            Vec::new(),
+            [&[0][..], &9_999_999_u32.to_be_bytes(), b"of a schema nobody registered"].concat(),
+            // a known schema, then a string whose length claims 1 GiB (zig-zag varint of 2^30)
+            [&[0][..], &session.schema_id(&self.stack).await?.to_be_bytes(), &[0x80, 0x80, 0x80, 0x80, 0x08, b'x']].concat(),
+            self.random.random::<[u8; 32]>().to_vec(),
+        ];
+        let producer = Producer::new(&self.stack.kafka(), &ProducerSettings::default())?;
+        for value in &poison {
+            producer.send(Outgoing::new(topics::TRADES, b"SIM:A0000", value), PATIENCE)?;
+        }
+        producer.flush(PATIENCE)?;
+        session.trade(&self.stack, 1_000).await?;
+        session.judge(&self.stack).await?;
+
+        let letters = self.dead_letters().await?;
+        let origins: BTreeSet<_> =
+            letters.iter().map(|l| (l.origin_topic.as_str(), l.origin_partition, l.origin_offset)).collect();
+        ensure!(letters.len() == known + poison.len(), "{} dead letters, {} expected", letters.len(), known + poison.len());
+        ensure!(origins.len() == letters.len(), "a record has two dead letters");
+        for value in &poison {
+            ensure!(letters.iter().any(|letter| letter.value == *value), "{value:?} vanished");
+        }
+        let grown = self.stack.metrics(PROCESSOR).await?.sum("process_resident_memory_bytes", &[]) - resident;
+        ensure!(grown < 256e6, "memory grew by {grown} bytes");
+        self.resumed_alone(before)
+    }
+
+    async fn bars_published(&self) -> anyhow::Result<f64> {
+        Ok(self.stack.metrics(PROCESSOR).await?.sum("marketflow_bars_total", &[]))
+    }
+
+    async fn dead_letters(&self) -> anyhow::Result<Vec<Envelope>> {
+        Ok(self.stack.read::<Envelope>(topics::DEAD_LETTERS).await?.into_iter().map(|l| l.record).collect())
+    }
+
+    fn restarts(&self) -> anyhow::Result<u32> {
+        let part = self.stack.parts.status().into_iter().find(|part| part.name == PROCESSOR).context("no processor")?;
+        Ok(part.restarts)
+    }
+
+    async fn processor_is_back(&self) -> anyhow::Result<()> {
+        // asked, not started: it runs again because its supervisor saw to it
+        eventually(PATIENCE, async || self.stack.metrics(PROCESSOR).await.map(drop)).await
+    }
+
+    fn resumed_alone(&self, before: u32) -> anyhow::Result<()> {
+        let restarts = self.restarts()? - before;
+        ensure!(restarts == 0, "the processor was started again {restarts} times");
+        Ok(())
+    }
+}
+
+/// One case's trades, each written twice now and then as an at-least-once producer does, and its controls.
+struct Session {
+    feed: Feed,
+    walk: RandomWalk,
+    sent: Vec<Trade>,
+}
+
+impl Session {
+    async fn open(bench: &mut Bench, case: &str) -> anyhow::Result<Self> {
+        let feed = Feed::new(case);
+        let walk = RandomWalk::new(bench.random.random(), feed.clone(), &RandomWalk::instruments(20), START, 50);
+        let session = Self { feed, walk, sent: Vec::new() };
+        let up = Control { state: FeedState::Up, from: Some(START), ..session.control(ControlKind::FeedState, START) };
+        bench.stack.send_control(&up).await?;
+        Ok(session)
+    }
+
+    fn control(&self, kind: ControlKind, at: Timestamp) -> Control {
+        Control::new(kind, self.feed.clone(), at)
+    }
+
+    async fn heartbeat(&self, stack: &TestStack, through: Timestamp) -> anyhow::Result<()> {
+        stack.send_control(&Control { complete_through: Some(through), ..self.control(ControlKind::Heartbeat, through) }).await
+    }
+
+    async fn trade(&mut self, stack: &TestStack, count: usize) -> anyhow::Result<()> {
+        let trades: Vec<Trade> = self.walk.by_ref().take(count).collect();
+        stack.send_trades(trades.clone()).await?;
+        stack.send_trades(trades.iter().step_by(37).cloned().collect()).await?;
+        self.sent.extend(trades);
+        self.heartbeat(stack, self.last().plus_micros(-2_000_000)).await
+    }
+
+    fn last(&self) -> Timestamp {
+        self.sent.last().map_or(START, |trade| trade.event_time)
+    }
+
+    /// The watermark passes every window.
+    async fn close(&self, stack: &TestStack) -> anyhow::Result<()> {
+        self.heartbeat(stack, self.last().plus_micros(20 * MINUTE)).await
+    }
+
+    fn expected(&self) -> BTreeMap<marketflow_oracle::BarKey, marketflow_oracle::ExpectedBar> {
+        marketflow_oracle::recompute(&self.sent, &Interval::STANDARD)
+    }
+
+    async fn schema_id(&self, stack: &TestStack) -> anyhow::Result<u32> {
+        let ids = stack.registry()?.ids().await?;
+        ids.id(topics::TRADES, marketflow_contract::Schema::Trade).context("trades have a schema")
+    }
+
+    /// Every trade is in the bars of its windows, once; each bar was published once and whole.
+    async fn judge(&self, stack: &TestStack) -> anyhow::Result<()> {
+        self.close(stack).await?;
+        let expected = self.expected();
+        let bars = eventually(PATIENCE, async || {
+            let bars = stack.read::<Bar>(topics::BARS).await?.into_iter().map(|located| located.record);
+            let bars: Vec<Bar> = bars.filter(|bar| bar.feed == self.feed).collect();
+            ensure!(bars.len() >= expected.len(), "{} of {} bars", bars.len(), expected.len());
+            Ok(bars)
+        })
+        .await?;
+        let differences = marketflow_oracle::differences(&expected, &bars, 5);
+        ensure!(differences.is_empty(), "{differences:?}");
+        ensure!(bars.len() == expected.len(), "{} bars for {} windows: some were published twice", bars.len(), expected.len());
+        for bar in &bars {
+            ensure!(bar.revision == 0 && bar.quality == Quality::Complete, "{bar:?}");
+        }
+        Ok(())
+    }
+}
