@@ -16,12 +16,15 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const START: Timestamp = Timestamp::from_seconds(1_700_000_100);
 const MINUTE: i64 = 60_000_000;
 const PROCESSOR: &str = "processor";
+/// Exit code of a processor whose slot was taken over.
+const FENCED: i32 = 70;
 /// Longer than the session time-out (6 s) and the transaction time-out (10 s), so that the cluster acts on both.
 const PAST_EVERY_TIMEOUT: Duration = Duration::from_secs(13);
 
@@ -70,6 +73,9 @@ impl Bench {
             "broker-killed",
             "broker-paused",
             "processor-paused",
+            "processor-stalled",
+            "two-with-one-slot",
+            "workers-come-and-go",
             "registry-down",
             "poison",
         ];
@@ -84,6 +90,9 @@ impl Bench {
             "broker-killed" => self.broker_killed(case).await,
             "broker-paused" => self.broker_paused(case).await,
             "processor-paused" => self.processor_paused(case).await,
+            "processor-stalled" => self.processor_stalled(case).await,
+            "two-with-one-slot" => self.two_with_one_slot(case).await,
+            "workers-come-and-go" => self.workers_come_and_go(case).await,
             "registry-down" => self.registry_down(case).await,
             _ => self.poison(case).await,
         }
@@ -137,23 +146,79 @@ impl Bench {
     }
 
     async fn broker_paused(&mut self, case: &str) -> anyhow::Result<()> {
+        let before = self.restarts()?;
         let mut session = Session::open(self, case).await?;
         session.trade(&self.stack, 2_000).await?;
         self.stack.parts.pause("kafka")?;
         tokio::time::sleep(PAST_EVERY_TIMEOUT).await;
         self.stack.parts.resume("kafka")?;
         session.trade(&self.stack, 2_000).await?;
-        session.judge(&self.stack).await
+        session.judge(&self.stack).await?;
+        self.resumed_alone(before)
     }
 
+    /// Also when the cluster has ended its transaction and the group gone on without it: it is refused, and begins anew by itself.
     async fn processor_paused(&mut self, case: &str) -> anyhow::Result<()> {
+        let before = self.restarts()?;
         let mut session = Session::open(self, case).await?;
         session.trade(&self.stack, 2_000).await?;
         self.stack.parts.pause(PROCESSOR)?;
         session.trade(&self.stack, 2_000).await?;
         tokio::time::sleep(PAST_EVERY_TIMEOUT).await;
         self.stack.parts.resume(PROCESSOR)?;
-        session.judge(&self.stack).await
+        session.judge(&self.stack).await?;
+        self.resumed_alone(before)
+    }
+
+    /// A worker that stands still in a transaction is ended by its watchdog.
+    async fn processor_stalled(&mut self, case: &str) -> anyhow::Result<()> {
+        let before = self.restarts()?;
+        let armed = self.fail_points.join("after-begin");
+        std::fs::write(&armed, "stall")?;
+        let mut session = Session::open(self, case).await?;
+        session.trade(&self.stack, 2_000).await?;
+        session.judge(&self.stack).await?;
+        ensure!(!armed.exists() && self.restarts()? == before + 1, "{} restarts", self.restarts()? - before);
+        Ok(())
+    }
+
+    /// The later one has the slot, the earlier one ends, and neither comes back.
+    async fn two_with_one_slot(&mut self, case: &str) -> anyhow::Result<()> {
+        self.stack.parts.stop_part(PROCESSOR).await?;
+        let mut session = Session::open(self, case).await?;
+        let mut earlier = Unsupervised::start(&self.stack, "earlier", 0)?;
+        session.trade(&self.stack, 2_000).await?;
+        earlier.works().await?;
+        let mut later = Unsupervised::start(&self.stack, "later", 0)?;
+        session.trade(&self.stack, 2_000).await?;
+        let code = eventually(PATIENCE, async || earlier.exit_code()?.context("both go on")).await?;
+        ensure!(code == FENCED, "the earlier one ended with {code}");
+        later.works().await?;
+        session.trade(&self.stack, 2_000).await?;
+        session.judge(&self.stack).await?;
+        ensure!(later.exit_code()?.is_none(), "the later one ended too");
+        drop(later);
+        Ok(self.stack.parts.restart(PROCESSOR).await?)
+    }
+
+    /// Others join and leave, in turn by a crash and in good order.
+    async fn workers_come_and_go(&mut self, case: &str) -> anyhow::Result<()> {
+        let before = self.restarts()?;
+        let mut session = Session::open(self, case).await?;
+        for round in 0..if self.soak { 20 } else { 2 } {
+            session.trade(&self.stack, 1_000).await?;
+            let mut other = Unsupervised::start(&self.stack, &format!("other-{round}"), 1)?;
+            session.trade(&self.stack, 1_000).await?;
+            other.works().await?;
+            session.trade(&self.stack, 1_000).await?;
+            if round % 2 == 1 {
+                other.terminate()?;
+                let code = eventually(PATIENCE, async || other.exit_code()?.context("it goes on")).await?;
+                ensure!(code == 0, "ended with {code} when asked to");
+            }
+        }
+        session.judge(&self.stack).await?;
+        self.resumed_alone(before)
     }
 
     /// Known schema ids need no registry.
@@ -235,6 +300,53 @@ impl Bench {
         let restarts = self.restarts()? - before;
         ensure!(restarts == 0, "the processor was started again {restarts} times");
         Ok(())
+    }
+}
+
+/// A processor beside the supervised one, which nobody starts again; killed when dropped.
+struct Unsupervised {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Unsupervised {
+    /// `ordinal` 0 is the supervised processor's.
+    fn start(stack: &TestStack, name: &str, ordinal: u32) -> anyhow::Result<Self> {
+        let settings = [("worker.ordinal", ordinal.to_string()), ("admin.listen", "127.0.0.1:0".to_owned())];
+        let spec = stack.service(PROCESSOR, &settings.each_ref().map(|(key, value)| (*key, value.as_str())))?;
+        let log = stack.home().join("logs").join(format!("{name}.log"));
+        let output = std::fs::File::create(&log)?;
+        let mut command = Command::new(&spec.program);
+        command.args(&spec.args).envs(spec.env).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        Ok(Self { child: command.spawn()?, log })
+    }
+
+    /// Waits until it has a partition.
+    async fn works(&mut self) -> anyhow::Result<()> {
+        eventually(PATIENCE, async || {
+            let log = std::fs::read_to_string(&self.log)?;
+            ensure!(log.contains("partition rebuilt"), "it has no partition; its log:\n{log}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// `None` while it runs; a signal counts as -1.
+    fn exit_code(&mut self) -> anyhow::Result<Option<i32>> {
+        Ok(self.child.try_wait()?.map(|status| status.code().unwrap_or(-1)))
+    }
+
+    fn terminate(&self) -> anyhow::Result<()> {
+        ensure!(Command::new("kill").arg(self.child.id().to_string()).status()?.success(), "cannot signal it");
+        Ok(())
+    }
+}
+
+impl Drop for Unsupervised {
+    fn drop(&mut self) {
+        if let Err(problem) = self.child.kill().and_then(|()| self.child.wait()) {
+            eprintln!("cannot end a processor: {problem}");
+        }
     }
 }
 

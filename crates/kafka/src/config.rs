@@ -38,6 +38,8 @@ impl KafkaConfig {
     pub(crate) fn settings(&self, defaults: &[(&str, &str)], fixed: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.bootstrap_servers).set("client.id", "marketflow");
+        // how soon a broker that came back is found; librdkafka's own 10 s would be most of an outage
+        config.set("reconnect.backoff.max.ms", "1000");
         for (key, value) in defaults {
             config.set(*key, *value);
         }

@@ -1,4 +1,5 @@
-//! Places where a test may end the process as a crash would: no unwinding, no flushing, no farewell to the group.
+//! Places where a test may end the process as a crash would: no unwinding, no flushing, no farewell to the group. A file that says `stall` makes
+//! the thread stand still for good instead, which a watchdog has to notice.
 //!
 //! `FAIL_AT` names a folder; a file in it, named like a point, arms that point once: who reaches it removes the file and aborts. So the process
 //! that is started again goes on. Compiled in always, so that what is tested is what runs; without `FAIL_AT` a point costs one load and one branch.
@@ -11,10 +12,13 @@ static FOLDER: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::var_os("FA
 /// Aborts the process if `point` is armed.
 #[inline]
 pub fn fail_point(point: &str) {
-    if let Some(folder) = &*FOLDER
-        && std::fs::remove_file(folder.join(point)).is_ok()
-    {
-        eprintln!("fail point {point}: aborting");
+    let Some(file) = FOLDER.as_ref().map(|folder| folder.join(point)) else { return };
+    let Ok(order) = std::fs::read_to_string(&file) else { return };
+    if std::fs::remove_file(&file).is_ok() {
+        eprintln!("fail point {point}: {}", if order == "stall" { "standing still" } else { "aborting" });
+        while order == "stall" {
+            std::thread::park();
+        }
         std::process::abort();
     }
 }

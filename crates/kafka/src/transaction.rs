@@ -43,6 +43,7 @@ pub struct TransactionalProducer {
     inner: ThreadedProducer<DeliveryContext>,
     settings: TransactionSettings,
     open: std::cell::Cell<bool>,
+    begun: std::cell::Cell<Instant>,
 }
 
 impl TransactionalProducer {
@@ -69,10 +70,8 @@ impl TransactionalProducer {
             ],
             DeliveryContext(Arc::new(Deliveries::default())),
         )?;
-        let producer = Self { inner, settings, open: false.into() };
-        producer.retrying("initialise transactions", Disposition::Fatal, || {
-            producer.inner.init_transactions(ONE_CALL)
-        })?;
+        let producer = Self { inner, settings, open: false.into(), begun: Instant::now().into() };
+        producer.retrying("initialise transactions", Disposition::Fatal, || producer.inner.init_transactions(ONE_CALL))?;
         Ok(producer)
     }
 
@@ -83,6 +82,7 @@ impl TransactionalProducer {
     pub fn begin(&self) -> Result<(), Error> {
         self.inner.begin_transaction().map_err(Error::kafka("begin a transaction"))?;
         self.open.set(true);
+        self.begun.set(Instant::now());
         fail_point("after-begin");
         Ok(())
     }
@@ -140,6 +140,12 @@ impl TransactionalProducer {
         self.retrying("abort the transaction", Disposition::Fatal, || self.inner.abort_transaction(ONE_CALL))?;
         self.open.set(false);
         Ok(())
+    }
+
+    /// Whether the cluster may have ended the open transaction because of its age. It then refuses this producer, as it refuses one whose
+    /// transactional id was taken over.
+    pub fn outlived(&self) -> bool {
+        self.open.get() && self.begun.get().elapsed() >= self.settings.transaction_timeout
     }
 
     /// Whether a transaction is open.

@@ -1,5 +1,6 @@
 //! Rebuilding partitions from the changelog: at assignment, and after an abort. One way for both.
 
+use crate::watchdog::Progress;
 use marketflow_contract::topics;
 use marketflow_engine::{Change, Partition};
 use marketflow_kafka::{Consumer, Disposition, Error, KafkaConfig, Reader, TopicPartition, fail_point};
@@ -25,7 +26,9 @@ pub(crate) fn rebuild(
     consumer: &Consumer,
     number: i32,
     config: &marketflow_engine::Config,
+    progress: &Progress,
 ) -> anyhow::Result<Partition> {
+    progress.restoring();
     let started = Instant::now();
     loop {
         match rebuild_once(kafka, consumer, number, config) {
@@ -33,7 +36,11 @@ pub(crate) fn rebuild(
                 warn!(partition = number, error = format!("{error:#}"), "rebuild begins again");
                 std::thread::sleep(Duration::from_millis(100));
             }
-            result => return result,
+            Err(error) => return Err(error),
+            Ok((partition, next)) => {
+                progress.restored(next);
+                return Ok(partition);
+            }
         }
     }
 }
@@ -49,7 +56,7 @@ fn rebuild_once(
     consumer: &Consumer,
     number: i32,
     config: &marketflow_engine::Config,
-) -> anyhow::Result<Partition> {
+) -> anyhow::Result<(Partition, Vec<(TopicPartition, i64)>)> {
     let started = Instant::now();
     let inputs: Vec<TopicPartition> = INPUTS.iter().map(|topic| TopicPartition::new(*topic, number)).collect();
     let committed = consumer.committed(&inputs, PATIENCE)?;
@@ -72,18 +79,27 @@ fn rebuild_once(
             topics::CHANGELOG
         );
     }
+    let mut next_to_read = Vec::new();
     for input in &inputs {
         let next = match committed.iter().find(|(of, _)| of == input) {
             Some((_, next)) => *next,
             None => consumer.watermarks(input, PATIENCE)?.0,
         };
-        seek(consumer, input, next)?;
+        consumer.seek(input, next, PATIENCE)?;
+        next_to_read.push((input.clone(), next));
     }
     consumer.resume(&inputs)?;
     info!(partition = number, records, elapsed = ?started.elapsed(), "partition rebuilt");
-    Ok(partition)
+    Ok((partition, next_to_read))
 }
 
-fn seek(consumer: &Consumer, input: &TopicPartition, next: i64) -> Result<(), Error> {
-    consumer.seek(input, next, PATIENCE)
+/// Whether no other process holds our slot: a commit of what is committed already is refused when one does.
+pub(crate) fn slot_is_ours(consumer: &Consumer, partitions: impl Iterator<Item = i32>) -> bool {
+    let inputs: Vec<TopicPartition> =
+        partitions.flat_map(|number| INPUTS.map(|topic| TopicPartition::new(topic, number))).collect();
+    match consumer.committed(&inputs, PATIENCE).and_then(|committed| consumer.commit(&committed)) {
+        Ok(()) => true,
+        // that the group went on without us is another matter: we join it again
+        Err(error) => error.disposition() != Disposition::Fatal,
+    }
 }

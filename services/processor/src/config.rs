@@ -44,6 +44,9 @@ pub struct Worker {
     pub max_batch_records: usize,
     /// Rebuilds without progress between them, before giving up.
     pub restart_attempts: u32,
+    /// Lag without progress for so long ends the process.
+    #[serde(with = "humantime_serde")]
+    pub stuck_after: Duration,
 }
 
 /// Section `[bars]`.
@@ -79,6 +82,7 @@ impl Config {
             );
             ensure!(bars.intervals.windows(2).all(|w| w[0] < w[1]), "bars.intervals must rise and name each interval once");
             ensure!(self.worker.count > 0, "worker.count must be at least 1");
+            ensure!(self.worker.stuck_after >= Duration::from_secs(1), "worker.stuck_after must be at least 1s");
             ensure!(bars.allowed_lateness < bars.gap_limit, "bars.allowed_lateness must be shorter than bars.gap_limit");
             let micros = |d: Duration, key: &str| i64::try_from(d.as_micros()).with_context(|| format!("{key} is too long"));
             Ok(marketflow_engine::Config {

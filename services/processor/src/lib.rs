@@ -1,7 +1,7 @@
 //! Stream processor: trades and candles in; bars, revisions and set-aside records out, exactly once within Kafka.
 //!
 //! Topics: `schemas/topics.toml`. Guarantees and how they are tested: `README.md`. Reading order: `processor.rs` (the loop and the transaction),
-//! `state.rs` (one record), `outputs.rs` (one batch), `assignment.rs` (rebuilding a partition).
+//! `state.rs` (one record), `outputs.rs` (one batch), `assignment.rs` (rebuilding a partition), `watchdog.rs` (ending what stands still).
 //!
 //! Next: `processor.rs`.
 
@@ -11,6 +11,7 @@ mod metrics;
 mod outputs;
 mod processor;
 mod state;
+mod watchdog;
 
 pub use config::Config;
 pub use processor::run;

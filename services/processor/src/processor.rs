@@ -5,11 +5,12 @@
 //!
 //! Next: `crates/engine/src/partition.rs`, where a trade meets its window.
 
-use crate::assignment::{INPUTS, rebuild};
+use crate::assignment::{INPUTS, rebuild, slot_is_ours};
 use crate::config::Config;
 use crate::metrics::ProcessorMetrics;
 use crate::outputs::{OutputSchemas, Outputs};
 use crate::state::apply;
+use crate::watchdog::{self, Progress};
 use anyhow::{Context, anyhow, ensure};
 use marketflow_contract::{Schema, topics};
 use marketflow_engine::Partition;
@@ -20,6 +21,7 @@ use marketflow_kafka::{
 use marketflow_model::Bar;
 use marketflow_runtime::{Exit, ExitContext, Lifecycle, Stop, on_thread};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -44,12 +46,22 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
         let (decoder, lifecycle) = (Decoder::new(registry.clone(), &ids), lifecycle.clone());
         workers.spawn(async move {
             let slot = config.slot(number);
-            on_thread(&format!("worker-{slot}"), move || {
-                let mut worker = Worker::connect(config, engine, &slot, decoder, schemas, metrics)?;
+            let (watched, stop) = (config.clone(), lifecycle.stop());
+            let progress = Arc::new(Progress::default());
+            let seen = Arc::clone(&progress);
+            let (worker_name, watchdog_name) = (format!("worker-{slot}"), format!("watchdog-{slot}"));
+            let watchdog =
+                on_thread(&watchdog_name, move || watchdog::watch(&watched.kafka, &seen, watched.worker.stuck_after, &stop));
+            let work = on_thread(&worker_name, move || {
+                let mut worker = Worker::connect(config, engine, &slot, decoder, schemas, metrics, progress)?;
                 lifecycle.ready();
                 worker.run(&lifecycle.stop())
-            })
-            .await
+            });
+            // a worker that stands still is left behind: the process ends
+            tokio::select! {
+                ended = work => ended,
+                Err(stuck) = watchdog => Err(stuck),
+            }
         });
     }
     let mut result = Ok(());
@@ -97,6 +109,10 @@ fn with_exit(error: Error) -> anyhow::Error {
     anyhow::Error::from(error).context(exit)
 }
 
+fn transactions(config: &Config, slot_name: &str) -> anyhow::Result<TransactionalProducer> {
+    TransactionalProducer::connect(&config.kafka, slot_name, TransactionSettings::default()).map_err(with_exit)
+}
+
 /// Why a batch did not commit.
 enum Failed {
     /// Nothing of it is visible: rebuild and go on.
@@ -121,6 +137,7 @@ struct Worker {
 }
 
 struct Work {
+    slot_name: String,
     config: Config,
     engine: marketflow_engine::Config,
     schemas: OutputSchemas,
@@ -128,6 +145,7 @@ struct Work {
     decoder: Decoder,
     producer: TransactionalProducer,
     partitions: BTreeMap<i32, Partition>,
+    progress: Arc<Progress>,
     /// Kept for its room.
     bars: Vec<Bar>,
     aborts_in_a_row: u32,
@@ -142,17 +160,18 @@ impl Worker {
         decoder: Decoder,
         schemas: OutputSchemas,
         metrics: ProcessorMetrics,
+        progress: Arc<Progress>,
     ) -> anyhow::Result<Self> {
         // the producer first: it fences a predecessor in this slot before anything is read
         let slot_name = format!("{}-{slot}", config.worker.group);
-        let producer =
-            TransactionalProducer::connect(&config.kafka, &slot_name, TransactionSettings::default()).map_err(with_exit)?;
+        let producer = transactions(&config, &slot_name)?;
         let mut group = GroupSettings::new(&config.worker.group);
         group.instance_id = Some(slot_name.clone());
         group.pause_on_assign = true;
         let consumer = Consumer::subscribe(&config.kafka, &group, &INPUTS).map_err(with_exit)?;
         info!(slot = slot_name, "worker connected");
         let work = Work {
+            slot_name,
             config,
             engine,
             schemas,
@@ -160,6 +179,7 @@ impl Worker {
             decoder,
             producer,
             partitions: BTreeMap::new(),
+            progress,
             bars: Vec::new(),
             aborts_in_a_row: 0,
             observed_at: Instant::now(),
@@ -177,7 +197,7 @@ impl Worker {
             match self.work.process(&self.consumer, &batch) {
                 Ok(()) => {}
                 Err(Failed::Abort(error)) => self.work.abort_and_rebuild(&self.consumer, &error)?,
-                Err(Failed::Fatal(error)) => return Err(error),
+                Err(Failed::Fatal(error)) => self.work.reconnect(&self.consumer, error)?,
             }
             self.work.observe(&self.consumer);
             // a full batch means there is more; else let records gather, so that one transaction serves many
@@ -202,6 +222,7 @@ impl Work {
                     for gone in partitions {
                         came.remove(&gone.partition);
                         self.partitions.remove(&gone.partition);
+                        self.progress.gone(gone);
                     }
                 }
             }
@@ -213,7 +234,7 @@ impl Work {
     }
 
     fn rebuild(&mut self, consumer: &Consumer, number: i32, reason: &str) -> anyhow::Result<()> {
-        let partition = rebuild(&self.config.kafka, consumer, number, &self.engine)
+        let partition = rebuild(&self.config.kafka, consumer, number, &self.engine, &self.progress)
             .with_context(|| format!("cannot rebuild partition {number}"))
             .exit(Exit::Fatal)?;
         self.partitions.insert(number, partition);
@@ -269,10 +290,21 @@ impl Work {
         }
         let next: Vec<(TopicPartition, i64)> = next.into_iter().collect();
         self.producer.commit(&next, consumer)?;
+        self.progress.committed(next);
         self.metrics.transactions.with_label_values(&["committed"]).observe(started.elapsed().as_secs_f64());
         outputs.publish_counts(&self.metrics);
         self.aborts_in_a_row = 0;
         Ok(())
+    }
+
+    /// A producer is refused for two reasons: another process took its slot, and then this one ends; or a transaction outlived its time-out,
+    /// as when the broker or this process stood still, and then a new producer goes on from what was committed.
+    fn reconnect(&mut self, consumer: &Consumer, error: anyhow::Error) -> anyhow::Result<()> {
+        if !self.producer.outlived() || !slot_is_ours(consumer, self.partitions.keys().copied()) {
+            return Err(error);
+        }
+        self.producer = transactions(&self.config, &self.slot_name)?;
+        self.abort_and_rebuild(consumer, &error)
     }
 
     fn abort_and_rebuild(&mut self, consumer: &Consumer, error: &anyhow::Error) -> anyhow::Result<()> {
@@ -287,8 +319,10 @@ impl Work {
             self.aborts_in_a_row <= self.config.worker.restart_attempts,
             anyhow!("{} aborts without a commit between them; the last: {error:#}", self.aborts_in_a_row).context(Exit::TryAgain)
         );
-        if self.producer.is_open() {
-            self.producer.abort().map_err(with_exit)?;
+        if self.producer.is_open()
+            && let Err(refused) = self.producer.abort()
+        {
+            return self.reconnect(consumer, with_exit(refused));
         }
         std::thread::sleep(Duration::from_millis(50) * self.aborts_in_a_row);
         let ours: Vec<i32> = self.partitions.keys().copied().collect();
