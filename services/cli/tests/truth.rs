@@ -47,7 +47,7 @@ async fn at_maximum_speed() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fails: a window that is backfilled already is not published again when a second gap brings it records"]
+#[ignore = "trades and bars are equal; of 72 broken frames 57 arrived, and where the others went is not known yet"]
 async fn at_60x() -> anyhow::Result<()> {
     truth_is_everywhere(&Session {
         venue: "bitstamp",
@@ -64,7 +64,7 @@ async fn at_60x() -> anyhow::Result<()> {
 
 /// Eight minutes; `cargo test --workspace --test truth -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes eight minutes, and fails for the reason of at_60x"]
+#[ignore = "takes eleven minutes"]
 async fn at_the_speed_of_life() -> anyhow::Result<()> {
     truth_is_everywhere(&Session {
         venue: "bitstamp",
