@@ -16,9 +16,11 @@ pub fn fail_point(point: &str) {
     let Ok(order) = std::fs::read_to_string(&file) else { return };
     if std::fs::remove_file(&file).is_ok() {
         eprintln!("fail point {point}: {}", if order == "stall" { "standing still" } else { "aborting" });
-        while order == "stall" {
+        if order != "stall" {
+            std::process::abort();
+        }
+        loop {
             std::thread::park();
         }
-        std::process::abort();
     }
 }

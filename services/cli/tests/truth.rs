@@ -140,7 +140,7 @@ async fn truth_is_everywhere(session: &Session) -> anyhow::Result<()> {
         Ok(())
     })
     .await?;
-    println!("{} at {}: {}", session.instrument, session.speed, summary.borrow());
+    eprintln!("{} at {}: {}", session.instrument, session.speed, summary.borrow());
     stack.stop().await;
     Ok(())
 }
