@@ -10,10 +10,12 @@ mod eventually;
 mod faultproxy;
 mod generate;
 mod metrics;
+mod simulator;
 mod stack;
 
 pub use eventually::eventually;
 pub use faultproxy::{FaultProxy, Faults};
 pub use generate::RandomWalk;
 pub use metrics::Metrics;
+pub use simulator::{Simulator, effects};
 pub use stack::{Located, TestStack};

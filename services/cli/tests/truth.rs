@@ -8,7 +8,7 @@ use marketflow_model::{
     Conditions, Control, ControlKind, Envelope, Feed, Interval, Price, Quantity, Side, Source, Timestamp, Trade, parse_scaled,
 };
 use marketflow_oracle::{BarKey, ExpectedBar, recompute};
-use marketflow_testkit::{TestStack, eventually};
+use marketflow_testkit::{Simulator, TestStack, effects, eventually};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +21,7 @@ struct Session {
     venue: &'static str,
     socket: &'static str,
     instrument: &'static str,
-    trades: u64,
+    trades: usize,
     /// On the average, virtual.
     trades_per_second: f64,
     speed: &'static str,
@@ -85,15 +85,8 @@ async fn truth_is_everywhere(session: &Session) -> anyhow::Result<()> {
     stack.start_service("sink", &[("batch.max_age", "250ms")]).await?;
     // at high speed much virtual time passes between two readings of the clock
     stack.start_service("processor", &[("bars.future_tolerance", "2days")]).await?;
-    let Session { venue, trades, trades_per_second, .. } = session;
-    let tape = format!(
-        r#"[{{kind="generated",venue="{venue}",symbols=1,trades={trades},trades_per_second={trades_per_second:.1},start="2024-01-02T00:00:00Z"}}]"#
-    );
-    let settings = [("tapes", tape.as_str()), ("clock.speed", session.speed), ("bitstamp.transactions_day", "7days")];
-    stack.start_service("simulator", &settings).await?;
-    let ports = &stack.parts.config().ports;
-    let (wire, admin) = (format!("127.0.0.1:{}", ports.simulator), format!("http://127.0.0.1:{}", ports.simulator_admin));
-    let simulator = Simulator { http: reqwest::Client::new(), admin: admin.clone() };
+    let settings = [("clock.speed", session.speed)];
+    let simulator = Simulator::start(&mut stack, session.venue, session.trades, session.trades_per_second, &settings).await?;
     let faults = json!([
         {"kind": "disconnect", "every": session.cut_every},
         {"kind": "miss", "probability": 0.02},
@@ -101,21 +94,7 @@ async fn truth_is_everywhere(session: &Session) -> anyhow::Result<()> {
         {"kind": "malformed", "probability": 0.02},
     ]);
     simulator.post("faults", &faults).await?;
-    let (websocket, rest) = (format!("ws://{wire}/{}", session.socket), format!("http://{wire}/{venue}"));
-    let (instruments, clock) = (format!(r#"["{}"]"#, session.instrument), format!("{admin}/clock"));
-    let settings = [
-        ("provider.name", *venue),
-        ("provider.websocket_url", &websocket),
-        ("provider.rest_url", &rest),
-        ("provider.instruments", &instruments),
-        ("clock.source", &clock),
-        ("connection.backoff_min", "50ms"),
-        ("connection.backoff_max", "500ms"),
-        ("connection.attempts", "1000"),
-        ("repair.backoff_min", "50ms"),
-        ("repair.backoff_max", "500ms"),
-    ];
-    stack.start_service("tick-producer", &settings).await?;
+    simulator.start_tick_producer(&mut stack, session.venue, session.socket, session.instrument, &[]).await?;
 
     let playing = async |what: &str, patience, done: fn(&Value) -> bool| {
         eventually(patience, async || {
@@ -132,8 +111,7 @@ async fn truth_is_everywhere(session: &Session) -> anyhow::Result<()> {
         simulator.post("speed", &json!({"speed": 600})).await?;
     }
     playing("still silent", Duration::from_secs(120), |status| status["finished"] == true).await?;
-    let truth: Vec<Value> =
-        simulator.get("truth").await?.lines().map(serde_json::from_str).collect::<Result<_, _>>().context("the truth")?;
+    let truth = simulator.truth().await?;
     let summary = std::cell::RefCell::new(String::new());
     eventually(Duration::from_secs(90), async || {
         *summary.borrow_mut() = judge(&stack, &truth).await?;
@@ -298,26 +276,4 @@ async fn every_broken_frame_is_kept(stack: &TestStack, truth: &[Value]) -> anyho
     let counted = stack.metrics("tick-producer").await?.by("marketflow_frames_malformed_total", "reason");
     ensure!(counted.values().sum::<f64>().to_string() == received.to_string(), "counted {counted:?}, kept {received}");
     Ok(format!("{received} of {sent} broken frames arrived and were kept, by reason {counted:?}"))
-}
-
-fn effects(truth: &[Value], fault: &str) -> u64 {
-    let of = truth.iter().filter(|line| line["line"] == "fault" && line["name"] == fault);
-    of.filter_map(|line| line["effects"].as_u64()).sum()
-}
-
-struct Simulator {
-    http: reqwest::Client,
-    admin: String,
-}
-
-impl Simulator {
-    async fn get(&self, what: &str) -> anyhow::Result<String> {
-        Ok(self.http.get(format!("{}/{what}", self.admin)).send().await?.error_for_status()?.text().await?)
-    }
-
-    async fn post(&self, what: &str, body: &Value) -> anyhow::Result<()> {
-        let answer = self.http.post(format!("{}/{what}", self.admin)).json(body).send().await?;
-        ensure!(answer.status().is_success(), "{}", answer.text().await?);
-        Ok(())
-    }
 }

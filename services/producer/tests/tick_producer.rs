@@ -6,7 +6,7 @@
 use anyhow::{Context, ensure};
 use marketflow_contract::topics;
 use marketflow_model::{Control, ControlKind, Envelope, Timestamp, Trade};
-use marketflow_testkit::{Located, TestStack, eventually};
+use marketflow_testkit::{Located, Simulator, TestStack, effects, eventually};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -31,35 +31,12 @@ async fn binance_truth_is_in_kafka_whatever_happens_to_the_socket() {
 async fn truth_is_in_kafka(venue: &str, socket: &str, instrument: &str) -> anyhow::Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let mut stack = TestStack::start_with(&["kafka", "registry"]).await?;
-    let tape = format!(
-        r#"[{{kind="generated",venue="{venue}",symbols=1,trades={TRADES},trades_per_second=0.5,start="2024-01-02T00:00:00Z"}}]"#
-    );
-    let settings =
-        [("tapes", tape.as_str()), ("clock.speed", "2000x"), ("clock.tail", "5m"), ("bitstamp.transactions_day", "7days")];
-    stack.start_service("simulator", &settings).await?;
-    let ports = &stack.parts.config().ports;
-    let (wire, admin) = (format!("127.0.0.1:{}", ports.simulator), format!("http://127.0.0.1:{}", ports.simulator_admin));
-    let simulator = Simulator { http: reqwest::Client::new(), admin: admin.clone() };
-    simulator.add_faults().await?;
+    let settings = [("clock.speed", "2000x"), ("clock.tail", "5m")];
+    let simulator = Simulator::start(&mut stack, venue, TRADES, 0.5, &settings).await?;
+    simulator.post("faults", &faults()).await?;
+    simulator.start_tick_producer(&mut stack, venue, socket, instrument, &[("connection.probe_timeout", "2s")]).await?;
 
-    let (websocket, rest) = (format!("ws://{wire}/{socket}"), format!("http://{wire}/{venue}"));
-    let (instruments, clock) = (format!(r#"["{instrument}"]"#), format!("{admin}/clock"));
-    let settings = [
-        ("provider.name", venue),
-        ("provider.websocket_url", &websocket),
-        ("provider.rest_url", &rest),
-        ("provider.instruments", &instruments),
-        ("clock.source", &clock),
-        ("connection.backoff_min", "50ms"),
-        ("connection.backoff_max", "500ms"),
-        ("connection.attempts", "1000"),
-        ("connection.probe_timeout", "2s"),
-        ("repair.backoff_min", "50ms"),
-        ("repair.backoff_max", "500ms"),
-    ];
-    stack.start_service("tick-producer", &settings).await?;
-
-    simulator.until(|status| status["finished"].as_bool() == Some(true), PATIENCE, &stack).await?;
+    finished_despite_a_crash(&simulator, &stack).await?;
     let truth = simulator.truth().await?;
     eventually(PATIENCE, async || judge(&stack, &truth).await).await?;
     stack.stop().await;
@@ -95,18 +72,11 @@ async fn judge(stack: &TestStack, truth: &[Value]) -> anyhow::Result<()> {
     ensure!(!opened.is_empty(), "nothing was missed, so nothing was tested");
     behind_complete_through_only_in_gaps(&trades, &controls, &expected)?;
 
-    let effects = |name: &str| -> u64 {
-        truth
-            .iter()
-            .filter(|line| line["line"] == "fault" && line["name"] == name)
-            .filter_map(|line| line["effects"].as_u64())
-            .sum()
-    };
     let dead_letters = stack.read::<Envelope>(topics::DEAD_LETTERS).await?;
-    let broken = effects("malformed") + effects("oversized");
+    let broken = effects(truth, "malformed") + effects(truth, "oversized");
     let received = u64::try_from(dead_letters.len())?;
-    // What a cut connection had queued is lost with it, as in life: never more than were sent, and on the slowest machine at least half of them.
-    ensure!(received <= broken && received * 2 >= broken, "{received} dead letters of {broken} broken frames");
+    // What a cut connection had queued is lost with it, as in life: never more than were sent, and by far most of them.
+    ensure!(received <= broken && received * 10 >= broken * 8, "{received} dead letters of {broken} broken frames");
     ensure!(dead_letters.iter().all(|letter| !letter.record.reason.is_empty() && letter.record.origin_partition == -1));
     let quarantined = stack.read::<Envelope>(topics::QUARANTINE).await?;
     let texts: Vec<_> = quarantined.iter().map(|envelope| String::from_utf8_lossy(&envelope.record.value)).collect();
@@ -162,54 +132,38 @@ fn behind_complete_through_only_in_gaps(
     Ok(())
 }
 
-struct Simulator {
-    http: reqwest::Client,
-    admin: String,
+fn faults() -> Value {
+    json!([
+        {"kind": "disconnect", "every": 700},
+        {"kind": "disconnect", "every": 3_100, "code": 1001},
+        {"kind": "half_open", "at_trade": 5_000, "duration": "20s"},
+        {"kind": "silence", "at_trade": 7_500, "duration": "20m"},
+        {"kind": "miss", "probability": 0.01},
+        {"kind": "duplicate", "probability": 0.01},
+        {"kind": "out_of_order", "probability": 0.005},
+        {"kind": "late", "probability": 0.002, "delay": "90s"},
+        {"kind": "malformed", "probability": 0.01},
+        {"kind": "oversized", "every": 4_000},
+        {"kind": "too_precise", "probability": 0.002},
+        {"kind": "http_error", "at_trade": 3_000, "status": 503, "body": "html", "count": 3},
+        {"kind": "http_error", "at_trade": 6_000, "status": 429, "retry_after": "1s", "count": 2},
+        {"kind": "lifetime_cut", "at_trade": 9_000}
+    ])
 }
 
-impl Simulator {
-    async fn add_faults(&self) -> anyhow::Result<()> {
-        let faults = json!([
-            {"kind": "disconnect", "every": 700},
-            {"kind": "disconnect", "every": 3_100, "code": 1001},
-            {"kind": "half_open", "at_trade": 5_000, "duration": "20s"},
-            {"kind": "silence", "at_trade": 7_500, "duration": "20m"},
-            {"kind": "miss", "probability": 0.01},
-            {"kind": "duplicate", "probability": 0.01},
-            {"kind": "out_of_order", "probability": 0.005},
-            {"kind": "late", "probability": 0.002, "delay": "90s"},
-            {"kind": "malformed", "probability": 0.01},
-            {"kind": "oversized", "every": 4_000},
-            {"kind": "too_precise", "probability": 0.002},
-            {"kind": "http_error", "at_trade": 3_000, "status": 503, "body": "html", "count": 3},
-            {"kind": "http_error", "at_trade": 6_000, "status": 429, "retry_after": "1s", "count": 2},
-            {"kind": "lifetime_cut", "at_trade": 9_000}
-        ]);
-        let answer = self.http.post(format!("{}/faults", self.admin)).body(faults.to_string()).send().await?;
-        ensure!(answer.status().is_success(), "{}", answer.text().await?);
+/// Waits for the simulator; half way the producer is killed and has to come back by itself.
+async fn finished_despite_a_crash(simulator: &Simulator, stack: &TestStack) -> anyhow::Result<()> {
+    let crash_at = Timestamp::parse("2024-01-02T03:20:00Z")?.micros();
+    let crashed = std::cell::Cell::new(false);
+    eventually(PATIENCE, async || {
+        let clock: Value = serde_json::from_str(&simulator.get("clock").await?)?;
+        if !crashed.get() && clock["now_us"].as_i64() > Some(crash_at) {
+            crashed.set(true);
+            stack.parts.crash("tick-producer")?;
+        }
+        ensure!(clock["finished"].as_bool() == Some(true), "still playing: {clock}");
+        ensure!(crashed.get(), "played without the crash");
         Ok(())
-    }
-
-    /// Waits for the simulator; half way the producer is killed and has to come back by itself.
-    async fn until(&self, done: impl Fn(&Value) -> bool, patience: Duration, stack: &TestStack) -> anyhow::Result<()> {
-        let crash_at = Timestamp::parse("2024-01-02T03:20:00Z")?.micros();
-        let crashed = std::cell::Cell::new(false);
-        eventually(patience, async || {
-            let clock: Value =
-                serde_json::from_slice(&self.http.get(format!("{}/clock", self.admin)).send().await?.bytes().await?)?;
-            if !crashed.get() && clock["now_us"].as_i64() > Some(crash_at) {
-                crashed.set(true);
-                stack.parts.crash("tick-producer")?;
-            }
-            ensure!(done(&clock), "still playing: {clock}");
-            ensure!(crashed.get(), "played without the crash");
-            Ok(())
-        })
-        .await
-    }
-
-    async fn truth(&self) -> anyhow::Result<Vec<Value>> {
-        let text = self.http.get(format!("{}/truth", self.admin)).send().await?.text().await?;
-        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
-    }
+    })
+    .await
 }
