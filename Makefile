@@ -7,6 +7,7 @@ SHELL := bash
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 export PATH := $(PATH):$(HOME)/.cargo/bin
+export MARKETFLOW_COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 
 PURE := model providers pacing contract engine oracle
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Imports recorded tapes and compares every value column of their bars with bars computed here, by pandas and exact integers.
 
-    tests/python/tape_bars_check.py FOLDER          needs a running stack (`marketflow up`)
+    tests/python/tape_bars_check.py TAPE [FOLDER]          needs a running stack (`marketflow up`)
 
-FOLDER (or MARKETFLOW_SHARED_DATA) holds the tapes: crypto/bitstamp_…, crypto/binance_spot_trades_…, fx/oanda_eurusd_ticks_…,
-stocks/ibm_trade_ticks_…; none of them ships with this repository. MARKETFLOW_BIN is the program (default target/debug/marketflow).
-Nothing here is shared with the programs under test. Exit code 2 when a bar differs, 0 without a folder, and then it says so.
+TAPE is the recorded week of Bitstamp that set-up fetches; it is imported as MARKETFLOW_TAPE_INSTRUMENT (default BITSTAMP:BTCUSD). FOLDER holds
+more: crypto/binance_spot_trades_…, fx/oanda_eurusd_ticks_…, stocks/ibm_trade_ticks_…; none of them ships with this repository, and
+without them it says so. MARKETFLOW_BIN is the program (default target/debug/marketflow). Nothing here is shared with the programs under test.
+Exit code 2 when a bar differs.
 
 The rules: windows [open, open + interval) in UTC; a reported size of zero is no trade; a size not reported counts 0; open and close follow
 the id where it is a number, else the file; turnover is the sum of price x size, vwap is turnover / volume, both rounded half to even at 8
@@ -29,14 +30,17 @@ VALUES = ["open", "high", "low", "close", "volume", "buy_volume", "trade_count",
 
 
 def main() -> int:
-    folder = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("MARKETFLOW_SHARED_DATA")
-    if not folder:
-        print("SKIPPED: tape_bars_check compared NOTHING, as no folder of tapes was given (argument or MARKETFLOW_SHARED_DATA)")
-        return 0
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="marketflow-tapes-") as scratch:
-        for tape in tapes(folder, scratch):
+        for tape in bitstamp(sys.argv[1], scratch):
             wrong += check(tape)
+        if len(sys.argv) > 2:
+            for tape in others(sys.argv[2], scratch):
+                wrong += check(tape)
+        else:
+            print("SKIPPED: the tapes of Binance, OANDA and IBM were NOT compared, as no folder holds them")
     print("every bar equals its recomputation" if wrong == 0 else f"{wrong} bars DIFFER")
     return 0 if wrong == 0 else 2
 
@@ -48,20 +52,16 @@ class Tape:
         self.name, self.path, self.instrument, self.options, self.rows, self.twice = name, path, instrument, options, rows, twice
 
 
-def tapes(folder, scratch):
-    def read(pattern):
-        found = glob.glob(os.path.join(folder, pattern))
-        if len(found) != 1:
-            sys.exit(f"{folder} holds {len(found)} files {pattern}, one was expected")
-        return found[0], pd.read_csv(found[0], dtype=str)
+def times(column, micros):
+    return column.astype("int64") * micros
 
-    def times(column, micros):
-        return column.astype("int64") * micros
 
-    path, raw = read("crypto/bitstamp_btcusd_trades_*.csv.gz")
+def bitstamp(path, scratch):
+    raw = pd.read_csv(path, dtype=str)
     rows = pd.DataFrame({"time_us": times(raw.timestamp, 10**6), "price": raw.price, "size": raw.amount, "side": "", "order": raw.index})
     options = "--time-column timestamp --time-unit s --price-column price --size-column amount".split()
-    yield Tape("Bitstamp BTC/USD", path, "BITSTAMP:BTCUSD", options, rows, twice=True)
+    instrument = os.environ.get("MARKETFLOW_TAPE_INSTRUMENT", "BITSTAMP:BTCUSD")
+    yield Tape("Bitstamp BTC/USD", path, instrument, options, rows, twice=True)
 
     # the same rows with their number as an order column, each moved by up to four minutes among the others
     chance = random.Random(20131125)
@@ -72,6 +72,14 @@ def tapes(folder, scratch):
     path = os.path.join(scratch, "reversed.csv")
     raw.assign(row=raw.index + 1)[::-1].to_csv(path, index=False)
     yield Tape("Bitstamp, backwards, --sort", path, "BACKWARDS:BTCUSD", options + ["--id-column", "row", "--sort"], rows)
+
+
+def others(folder, scratch):
+    def read(pattern):
+        found = glob.glob(os.path.join(folder, pattern))
+        if len(found) != 1:
+            sys.exit(f"{folder} holds {len(found)} files {pattern}, one was expected")
+        return found[0], pd.read_csv(found[0], dtype=str)
 
     _, both = read("crypto/binance_spot_trades_*.csv.gz")
     options = "--time-column ts_ms --time-unit ms --price-column price --size-column qty --id-column trade_id".split()

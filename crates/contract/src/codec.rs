@@ -120,6 +120,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn long(&mut self, field: &'static str) -> Result<i64, DecodeError> {
+        // most lengths, branches and symbols take one byte
+        if let [byte @ 0..=0x7f, rest @ ..] = self.rest {
+            self.rest = rest;
+            return Ok(i64::from(byte >> 1) ^ -i64::from(byte & 1));
+        }
         let mut value: u64 = 0;
         for (index, byte) in self.rest.iter().take(10).enumerate() {
             if index == 9 && *byte > 1 {
@@ -167,6 +172,11 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn decimal(&mut self, field: &'static str) -> Result<i128, DecodeError> {
         let bytes = self.bytes(field)?;
+        // most fit a machine word: the sign is the first byte's
+        if let ([first, ..], true) = (bytes, bytes.len() <= 8) {
+            let sign = if first & 0x80 == 0 { 0 } else { -1 };
+            return Ok(i128::from(bytes.iter().fold(sign, |value: i64, byte| (value << 8) | i64::from(*byte))));
+        }
         if bytes.is_empty() || bytes.len() > 16 {
             return Err(DecodeError::BadDecimal(field));
         }

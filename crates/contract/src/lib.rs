@@ -13,7 +13,7 @@ mod schemas;
 pub mod topics;
 
 pub use codec::DecodeError;
-pub use records::AvroRecord;
+pub use records::{AvroRecord, decode_trade};
 pub use schemas::{Schema, resolve};
 
 /// Length of the Confluent header: a zero byte and the schema id, big-endian.

@@ -7,8 +7,8 @@ use crate::Schema;
 use crate::codec::{DecodeError, Reader, Writer};
 use marketflow_model::{
     Amount, Bar, BarSource, Candle, Condition, Conditions, Control, ControlKind, Envelope, EnvelopeClass, Feed, FeedState,
-    FlowAggregate, FundFlow, Instrument, Interval, InvestorClass, Observation, Price, Quality, Quantity, Quote, SeriesValue,
-    Side, Source, Trade,
+    FlowAggregate, FundFlow, Instrument, InstrumentRef, Interval, InvestorClass, Observation, Price, Quality, Quantity, Quote,
+    SeriesValue, Side, Source, Trade, TradeRef,
 };
 
 /// A record type of the contract.
@@ -77,7 +77,7 @@ impl Writer<'_> {
     }
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn symbol<S: Symbols>(&mut self, field: &'static str) -> Result<S, DecodeError> {
         usize::try_from(self.long(field)?).ok().and_then(|i| S::SYMBOLS.get(i)).copied().ok_or(DecodeError::BadBranch(field))
     }
@@ -103,9 +103,12 @@ impl Reader<'_> {
     }
 
     fn instrument(&mut self) -> Result<Instrument, DecodeError> {
-        let text = self.string("instrument")?;
-        text.parse()
-            .map_err(|e: marketflow_model::InstrumentError| DecodeError::BadText { field: "instrument", error: e.to_string() })
+        self.instrument_ref().map(InstrumentRef::to_owned)
+    }
+
+    fn instrument_ref(&mut self) -> Result<InstrumentRef<'a>, DecodeError> {
+        InstrumentRef::new(self.string("instrument")?)
+            .map_err(|error| DecodeError::BadText { field: "instrument", error: error.to_string() })
     }
 
     fn interval(&mut self) -> Result<Interval, DecodeError> {
@@ -119,16 +122,16 @@ impl Reader<'_> {
     }
 
     fn conditions(&mut self) -> Result<Conditions, DecodeError> {
-        let symbols = self.array("conditions", |r| r.long("conditions"))?;
         let mut conditions = Conditions::NONE;
-        for symbol in symbols {
-            let condition = match usize::try_from(symbol) {
-                Ok(0) => continue,
+        self.array("conditions", |r| {
+            let condition = match usize::try_from(r.long("conditions")?) {
+                Ok(0) => return Ok(()),
                 Ok(index) => Condition::ALL.get(index - 1),
                 Err(_) => None,
             };
             conditions = conditions.with(*condition.ok_or(DecodeError::BadBranch("conditions"))?);
-        }
+            Ok(())
+        })?;
         Ok(conditions)
     }
 }
@@ -153,24 +156,32 @@ impl AvroRecord for Trade {
     }
 
     fn decode(body: &[u8]) -> Result<Self, DecodeError> {
-        let mut r = Reader::new(body);
-        let record = Self {
-            instrument: r.instrument()?,
-            feed: r.feed()?,
-            event_time: r.timestamp("event_time")?,
-            receive_time: r.timestamp("receive_time")?,
-            price: r.price("price")?,
-            size: r.option("size", |r| r.quantity("size"))?,
-            side: r.symbol("side")?,
-            trade_id: r.option("trade_id", |r| r.text("trade_id"))?,
-            sequence: r.option("sequence", |r| r.long("sequence"))?,
-            import_row: r.option("import_row", |r| r.long("import_row"))?,
-            conditions: r.conditions()?,
-            source: r.symbol("source")?,
-        };
-        r.finish()?;
-        Ok(record)
+        decode_trade(body).map(TradeRef::to_owned)
     }
+}
+
+/// Reads a trade in place: its texts stay in the body.
+///
+/// # Errors
+/// As [`AvroRecord::decode`].
+pub fn decode_trade(body: &[u8]) -> Result<TradeRef<'_>, DecodeError> {
+    let mut r = Reader::new(body);
+    let record = TradeRef {
+        instrument: r.instrument_ref()?,
+        feed: r.string("feed")?,
+        event_time: r.timestamp("event_time")?,
+        receive_time: r.timestamp("receive_time")?,
+        price: r.price("price")?,
+        size: r.option("size", |r| r.quantity("size"))?,
+        side: r.symbol("side")?,
+        trade_id: r.option("trade_id", |r| r.string("trade_id"))?,
+        sequence: r.option("sequence", |r| r.long("sequence"))?,
+        import_row: r.option("import_row", |r| r.long("import_row"))?,
+        conditions: r.conditions()?,
+        source: r.symbol("source")?,
+    };
+    r.finish()?;
+    Ok(record)
 }
 
 impl AvroRecord for Quote {

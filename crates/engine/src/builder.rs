@@ -216,9 +216,9 @@ impl Builder {
     }
 
     /// Whether the id was seen in the minute or its neighbours.
-    pub(crate) fn is_duplicate(&self, id: &TradeId, event_time: Timestamp) -> bool {
+    pub(crate) fn is_duplicate(&self, id: TradeId<'_>, event_time: Timestamp) -> bool {
         if let (TradeId::Number(number), Some(highest)) = (id, self.head.highest_id)
-            && *number > highest
+            && number > highest
         {
             return false;
         }
@@ -236,7 +236,7 @@ impl Builder {
         intervals: &[Interval],
         event_time: Timestamp,
         minute: Minute,
-        id: Option<TradeId>,
+        id: Option<TradeId<'_>>,
         row: Option<i64>,
     ) -> (Fold, Option<Timestamp>) {
         let open = self.minute_of(event_time);

@@ -129,7 +129,7 @@ impl Partition {
     fn put_back(&mut self, key: Key, value: &[u8]) -> Result<(), RestoreError> {
         match key {
             Key::Feed(source, feed) => {
-                let entry = self.feed_entry(source, &feed);
+                let entry = self.feed_entry(source, feed.as_str());
                 self.feeds[entry].track = postcard::from_bytes::<FeedTrack>(value)?;
             }
             Key::Head(source, feed, instrument) => {
@@ -159,8 +159,8 @@ impl Partition {
     }
 
     fn named(&mut self, source: BarSource, feed: &Feed, instrument: &Instrument) -> usize {
-        let entry = self.feed_entry(source, feed);
-        self.builder(entry, instrument)
+        let entry = self.feed_entry(source, feed.as_str());
+        self.builder(entry, instrument.into())
     }
 
     fn index_restored(&mut self) {

@@ -3,23 +3,21 @@
 //! Ids above the high mark are new without look-up. Below it the ids of the trade's minute and its two neighbours are searched (a request
 //! interface may round event time). What left the horizon is the caller's to call late.
 
-use marketflow_model::Trade;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// A venue's trade id.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum TradeId {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TradeId<'a> {
     /// Numeric ids rise.
     Number(i64),
     /// Others are only equal or not.
-    Text(String),
+    Text(&'a str),
 }
 
-impl TradeId {
-    pub(crate) fn of(trade: &Trade) -> Option<Self> {
-        let text = trade.trade_id.as_deref()?;
-        Some(text.parse().map_or_else(|_| Self::Text(text.to_owned()), Self::Number))
+impl<'a> TradeId<'a> {
+    pub(crate) fn of(text: &'a str) -> Self {
+        text.parse().map_or(Self::Text(text), Self::Number)
     }
 }
 
@@ -40,22 +38,22 @@ pub(crate) struct IdRun {
 }
 
 impl SeenIds {
-    pub(crate) fn contains(&self, id: &TradeId) -> bool {
+    pub(crate) fn contains(&self, id: TradeId<'_>) -> bool {
         match id {
-            TradeId::Number(number) => self.numbers.binary_search(number).is_ok(),
+            TradeId::Number(number) => self.numbers.binary_search(&number).is_ok(),
             TradeId::Text(text) => self.texts.contains(text),
         }
     }
 
-    pub(crate) fn insert(&mut self, id: TradeId) {
+    pub(crate) fn insert(&mut self, id: TradeId<'_>) {
         match id {
             TradeId::Number(number) => {
                 self.fresh.numbers.push(number);
                 self.keep_number(number);
             }
             TradeId::Text(text) => {
-                self.fresh.texts.push(text.clone());
-                self.texts.insert(text);
+                self.fresh.texts.push(text.to_owned());
+                self.texts.insert(text.to_owned());
             }
         }
     }
@@ -113,7 +111,7 @@ mod tests {
         for id in [7, 3, 2_001_939_623_936_278_528, 5] {
             seen.insert(TradeId::Number(id));
         }
-        seen.insert(TradeId::Text("a-1".into()));
+        seen.insert(TradeId::Text("a-1"));
         let (number, run) = seen.take_run().unwrap();
         assert_eq!(number, 0);
         assert_eq!(seen.take_run(), None);
@@ -124,7 +122,7 @@ mod tests {
         restored.restore(second_number, second);
         restored.restore(number, run);
         assert_eq!(restored, seen);
-        assert!(restored.contains(&TradeId::Number(3)) && restored.contains(&TradeId::Text("a-1".into())));
-        assert!(!restored.contains(&TradeId::Number(6)));
+        assert!(restored.contains(TradeId::Number(3)) && restored.contains(TradeId::Text("a-1")));
+        assert!(!restored.contains(TradeId::Number(6)));
     }
 }

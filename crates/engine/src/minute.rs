@@ -1,6 +1,6 @@
 //! One minute of one instrument, folded; and the fold of minutes into longer windows.
 
-use marketflow_model::{Candle, Price, Quantity, Side, Timestamp, Trade, Turnover};
+use marketflow_model::{Candle, Price, Quantity, Side, Timestamp, TradeRef, Turnover};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 
@@ -40,7 +40,7 @@ pub(crate) struct Minute {
 
 impl Minute {
     /// A minute that holds one trade; `None` when price × size overflows.
-    pub(crate) fn of_trade(trade: &Trade, offset: i64) -> Option<Self> {
+    pub(crate) fn of_trade(trade: &TradeRef<'_>, offset: i64) -> Option<Self> {
         let place = Place { sequence: trade.sequence, event_time: trade.event_time, offset };
         let size = trade.size.unwrap_or(Quantity::ZERO);
         let on = |side| if trade.side == side { size } else { Quantity::ZERO };

@@ -7,8 +7,8 @@ use crate::feed::{FeedTrack, Gap, GapState, Halt};
 use crate::ids::TradeId;
 use crate::minute::Minute;
 use marketflow_model::{
-    Bar, BarSource, Candle, Condition, Control, ControlKind, Feed, FeedState, Instrument, Interval, Price, Quantity, Source,
-    Timestamp, Trade,
+    Bar, BarSource, Candle, Condition, Control, ControlKind, Feed, FeedState, Instrument, InstrumentRef, Interval, Price,
+    Quantity, Source, Timestamp, TradeRef,
 };
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -73,8 +73,8 @@ pub(crate) struct FeedEntry {
 }
 
 impl FeedEntry {
-    fn is(&self, source: BarSource, feed: &Feed) -> bool {
-        self.source == source && self.feed == *feed
+    fn is(&self, source: BarSource, feed: &str) -> bool {
+        self.source == source && self.feed.as_str() == feed
     }
 }
 
@@ -94,7 +94,8 @@ pub struct Partition {
     pub(crate) touched_builders: Vec<usize>,
     /// Whether the changelog already says for which intervals it was written.
     pub(crate) intervals_written: bool,
-    feed_index: HashMap<(BarSource, Feed), usize>,
+    /// Feeds of a name: one for each source.
+    feed_index: HashMap<Feed, Vec<usize>>,
     /// The feed of the last record: the next is most often of the same.
     last_feed: usize,
 }
@@ -119,15 +120,16 @@ impl Partition {
     }
 
     /// Takes a trade that stands at `offset` of the partition. Bars that close by it are appended to `out`.
-    pub fn on_trade(&mut self, trade: &Trade, offset: i64, out: &mut Vec<Bar>) -> Outcome {
-        if let Some(reason) = self.not_believable(trade) {
+    pub fn on_trade<'a>(&mut self, trade: impl Into<TradeRef<'a>>, offset: i64, out: &mut Vec<Bar>) -> Outcome {
+        let trade = trade.into();
+        if let Some(reason) = self.not_believable(&trade) {
             return Outcome::Quarantined(reason.into());
         }
-        let Some(minute) = Minute::of_trade(trade, offset) else {
+        let Some(minute) = Minute::of_trade(&trade, offset) else {
             return Outcome::Refused("price times size overflows".into());
         };
-        let id = if trade.import_row.is_some() && trade.trade_id.is_none() { None } else { TradeId::of(trade) };
-        self.fold(BarSource::Trades, &trade.feed, &trade.instrument, trade.event_time, minute, id, trade.import_row, out)
+        let id = trade.trade_id.map(TradeId::of);
+        self.fold(BarSource::Trades, trade.feed, trade.instrument, trade.event_time, minute, id, trade.import_row, out)
     }
 
     /// Takes a provider's candle. Only closed one-minute candles build bars; the others fold from them.
@@ -151,7 +153,16 @@ impl Partition {
         let Some(minute) = Minute::of_candle(candle, offset) else {
             return Outcome::Refused("candle exceeds the range of a minute".into());
         };
-        self.fold(BarSource::Candles, &candle.feed, &candle.instrument, candle.open_time, minute, None, candle.import_row, out)
+        self.fold(
+            BarSource::Candles,
+            candle.feed.as_str(),
+            (&candle.instrument).into(),
+            candle.open_time,
+            minute,
+            None,
+            candle.import_row,
+            out,
+        )
     }
 
     /// Takes a control of the trades topic ([`BarSource::Trades`]) or the candles topic. Closed bars and gathered revisions are appended to `out`.
@@ -159,7 +170,7 @@ impl Partition {
         if matches!(control.kind, ControlKind::Unknown | ControlKind::Clock | ControlKind::CalendarChange) {
             return;
         }
-        let entry = self.feed_entry(source, &control.feed);
+        let entry = self.feed_entry(source, control.feed.as_str());
         match control.kind {
             ControlKind::FeedState if control.state == FeedState::Up => self.declare_coverage(entry, control),
             ControlKind::GapOpened => self.set_gap(entry, control, GapState::Open, Reason::GapFound),
@@ -184,7 +195,7 @@ impl Partition {
 
     /// The feed's watermark in this partition; `None` before its first record.
     pub fn watermark(&self, source: BarSource, feed: &Feed) -> Option<Timestamp> {
-        self.feed_index.get(&(source, feed.clone())).map(|i| self.feeds[*i].track.watermark)
+        self.known_feed(source, feed.as_str()).map(|entry| self.feeds[entry].track.watermark)
     }
 
     /// Every feed with its watermark.
@@ -192,7 +203,7 @@ impl Partition {
         self.feeds.iter().map(|f| (f.source, &f.feed, f.track.watermark))
     }
 
-    fn not_believable(&self, trade: &Trade) -> Option<&'static str> {
+    fn not_believable(&self, trade: &TradeRef<'_>) -> Option<&'static str> {
         if trade.size.is_some_and(Quantity::is_zero) {
             return Some("size is zero");
         }
@@ -205,7 +216,7 @@ impl Partition {
         if trade.conditions.contains(Condition::Cancel) || trade.conditions.contains(Condition::Correction) {
             return Some("cancels and corrections are not folded");
         }
-        let is_live = trade.source != Source::Import && !trade.feed.is_import();
+        let is_live = trade.source != Source::Import && !Feed::names_import(trade.feed);
         if is_live && trade.event_time.micros_since(trade.receive_time) > self.config.future_tolerance_micros {
             return Some("event time is ahead of receive time");
         }
@@ -216,11 +227,11 @@ impl Partition {
     fn fold(
         &mut self,
         source: BarSource,
-        feed: &Feed,
-        instrument: &Instrument,
+        feed: &str,
+        instrument: InstrumentRef<'_>,
         event_time: Timestamp,
         minute: Minute,
-        id: Option<TradeId>,
+        id: Option<TradeId<'_>>,
         row: Option<i64>,
         out: &mut Vec<Bar>,
     ) -> Outcome {
@@ -230,20 +241,20 @@ impl Partition {
         if row.is_some_and(|row| row <= builder.head.highest_row) {
             return Outcome::Duplicate;
         }
-        if let Some(id) = &id
+        if let Some(id) = id
             && builder.is_duplicate(id, event_time)
         {
             return Outcome::Duplicate;
         }
         let track = &self.feeds[entry].track;
-        if track.ended && feed.is_import() {
+        if track.ended && Feed::names_import(feed) {
             return Outcome::Late("the import has ended".into());
         }
         let minute_close = event_time.window_open(Interval::ONE_MINUTE).plus_micros(Interval::ONE_MINUTE.micros());
         let is_closed = minute_close <= track.watermark;
         if is_closed
             && track.watermark.micros_since(event_time) > self.config.allowed_lateness_micros
-            && !track.pins(instrument, event_time, event_time.plus_micros(1))
+            && !track.pins(&builder.instrument, event_time, event_time.plus_micros(1))
         {
             let seconds = track.watermark.micros_since(event_time) / 1_000_000;
             return Outcome::Late(format!("{seconds} s behind the watermark").into());
@@ -258,7 +269,7 @@ impl Partition {
             return Outcome::Refused("the minute's sums overflow".into());
         }
         if self.builders[at].has_revisions() {
-            self.feeds[entry].revisable.insert(instrument.clone());
+            self.feeds[entry].revisable.insert(self.builders[at].instrument.clone());
         }
         if let Some(due) = due {
             let next_due = &mut self.feeds[entry].next_due;
@@ -271,7 +282,7 @@ impl Partition {
     fn declare_coverage(&mut self, entry: usize, control: &Control) {
         let from = control.from.unwrap_or(Timestamp::MIN);
         if let Some(instrument) = &control.instrument {
-            let at = self.builder(entry, instrument);
+            let at = self.builder(entry, instrument.into());
             if self.builders[at].head.covered_from.is_none() {
                 self.builders[at].head.covered_from = Some(from);
                 self.builders[at].head_touched = true;
@@ -430,38 +441,42 @@ impl Partition {
         self.feeds[entry].track.ended = true;
     }
 
-    pub(crate) fn feed_entry(&mut self, source: BarSource, feed: &Feed) -> usize {
+    pub(crate) fn feed_entry(&mut self, source: BarSource, feed: &str) -> usize {
         if self.feeds.get(self.last_feed).is_some_and(|f| f.is(source, feed)) {
             return self.last_feed;
         }
-        if let Some(entry) = self.feed_index.get(&(source, feed.clone())) {
-            self.last_feed = *entry;
-            return *entry;
-        }
-        let entry = self.feeds.len();
-        self.feeds.push(FeedEntry {
-            source,
-            feed: feed.clone(),
-            track: FeedTrack::default(),
-            touched: true,
-            builders: BTreeMap::new(),
-            builder_index: HashMap::new(),
-            revisable: BTreeSet::new(),
-            next_due: Timestamp::MAX,
+        self.last_feed = self.known_feed(source, feed).unwrap_or_else(|| {
+            let feed = Feed::new(feed);
+            self.feed_index.entry(feed.clone()).or_default().push(self.feeds.len());
+            self.feeds.push(FeedEntry {
+                source,
+                feed,
+                track: FeedTrack::default(),
+                touched: true,
+                builders: BTreeMap::new(),
+                builder_index: HashMap::new(),
+                revisable: BTreeSet::new(),
+                next_due: Timestamp::MAX,
+            });
+            self.feeds.len() - 1
         });
-        self.feed_index.insert((source, feed.clone()), entry);
-        entry
+        self.last_feed
     }
 
-    pub(crate) fn builder(&mut self, entry: usize, instrument: &Instrument) -> usize {
-        if let Some(at) = self.feeds[entry].builder_index.get(instrument) {
+    fn known_feed(&self, source: BarSource, feed: &str) -> Option<usize> {
+        self.feed_index.get(feed)?.iter().copied().find(|entry| self.feeds[*entry].source == source)
+    }
+
+    pub(crate) fn builder(&mut self, entry: usize, instrument: InstrumentRef<'_>) -> usize {
+        if let Some(at) = self.feeds[entry].builder_index.get(instrument.as_str()) {
             return *at;
         }
         let at = self.builders.len();
         let feed = &mut self.feeds[entry];
+        let instrument = instrument.to_owned();
         self.builders.push(Builder::new(feed.source, feed.feed.clone(), instrument.clone()));
         feed.builders.insert(instrument.clone(), at);
-        feed.builder_index.insert(instrument.clone(), at);
+        feed.builder_index.insert(instrument, at);
         at
     }
 

@@ -9,6 +9,7 @@ use schema_registry_converter::error::SRCError;
 use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -301,17 +302,22 @@ impl Decoder {
     /// # Errors
     /// See [`DecodeError`].
     pub fn decode<R: AvroRecord>(&mut self, value: &[u8]) -> Result<R, DecodeError> {
-        let (id, body) = split_value(value)?;
-        match self.find(id)? {
-            Known::Same(schema) if *schema == R::SCHEMA => Ok(R::decode(body)?),
-            Known::Other(schema, writer) if *schema == R::SCHEMA => {
-                let body = marketflow_contract::resolve(writer, *schema, body)?;
-                Ok(R::decode(&body)?)
-            }
-            Known::Same(schema) | Known::Other(schema, _) => {
-                Err(DecodeError::OtherRecord { found: schema.record_name(), wanted: R::SCHEMA.record_name() })
-            }
+        match self.body(value)? {
+            (schema, body) if schema == R::SCHEMA => Ok(R::decode(&body)?),
+            (schema, _) => Err(DecodeError::OtherRecord { found: schema.record_name(), wanted: R::SCHEMA.record_name() }),
         }
+    }
+
+    /// Which record type a value holds, and its body under exactly the embedded schema: the value's own bytes, unless its writer had another.
+    ///
+    /// # Errors
+    /// As [`Decoder::decode`].
+    pub fn body<'v>(&mut self, value: &'v [u8]) -> Result<(Schema, Cow<'v, [u8]>), DecodeError> {
+        let (id, body) = split_value(value)?;
+        Ok(match self.find(id)? {
+            Known::Same(schema) => (*schema, body.into()),
+            Known::Other(schema, writer) => (*schema, marketflow_contract::resolve(writer, *schema, body)?.into()),
+        })
     }
 
     fn find(&mut self, id: u32) -> Result<&Known, DecodeError> {

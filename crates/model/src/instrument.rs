@@ -1,5 +1,6 @@
 //! What is traded, where; and who told us.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -45,11 +46,57 @@ impl FromStr for Instrument {
     type Err = InstrumentError;
 
     fn from_str(text: &str) -> Result<Self, InstrumentError> {
+        InstrumentRef::new(text).map(InstrumentRef::to_owned)
+    }
+}
+
+impl Borrow<str> for Instrument {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// An [`Instrument`] that stands in somebody else's text.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct InstrumentRef<'a>(&'a str);
+
+impl<'a> InstrumentRef<'a> {
+    /// Checks a text `VENUE:SYMBOL`.
+    ///
+    /// # Errors
+    /// As [`Instrument::new`].
+    pub fn new(text: &'a str) -> Result<Self, InstrumentError> {
+        let plain = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| byte.is_ascii_graphic() && *byte != b':');
+        let fits = text.len() <= Instrument::MAX_LENGTH_BYTES;
+        match text.as_bytes().iter().position(|byte| *byte == b':') {
+            Some(colon) if fits && plain(&text.as_bytes()[..colon]) && plain(&text.as_bytes()[colon + 1..]) => Ok(Self(text)),
+            _ => Self::beyond_ascii(text),
+        }
+    }
+
+    #[cold]
+    fn beyond_ascii(text: &'a str) -> Result<Self, InstrumentError> {
         let part = |s: &str| !s.is_empty() && !s.contains(|c: char| c == ':' || c.is_control() || c.is_whitespace());
         match text.split_once(':') {
-            Some((venue, symbol)) if text.len() <= Self::MAX_LENGTH_BYTES && part(venue) && part(symbol) => Ok(Self(text.into())),
+            Some((venue, symbol)) if text.len() <= Instrument::MAX_LENGTH_BYTES && part(venue) && part(symbol) => Ok(Self(text)),
             _ => Err(InstrumentError(text.chars().take(128).collect())),
         }
+    }
+
+    /// `VENUE:SYMBOL`.
+    pub fn as_str(self) -> &'a str {
+        self.0
+    }
+
+    /// One that stands by itself.
+    pub fn to_owned(self) -> Instrument {
+        Instrument(self.0.into())
+    }
+}
+
+impl<'a> From<&'a Instrument> for InstrumentRef<'a> {
+    fn from(instrument: &'a Instrument) -> Self {
+        Self(instrument.as_str())
     }
 }
 
@@ -100,7 +147,18 @@ impl Feed {
 
     /// Whether the records come from a file and not from a provider.
     pub fn is_import(&self) -> bool {
-        self.0.starts_with("import:")
+        Self::names_import(&self.0)
+    }
+
+    /// Whether a name is that of an import.
+    pub fn names_import(name: &str) -> bool {
+        name.starts_with("import:")
+    }
+}
+
+impl Borrow<str> for Feed {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -1,6 +1,6 @@
 //! One execution (체결).
 
-use crate::{Feed, Instrument, Price, Quantity, Timestamp};
+use crate::{Feed, Instrument, InstrumentRef, Price, Quantity, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Who crossed the spread.
@@ -122,4 +122,61 @@ pub struct Trade {
     pub conditions: Conditions,
     /// By which way it came.
     pub source: Source,
+}
+
+/// A [`Trade`] whose texts stand in the value it was read from: the hot path allocates nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "fields as in Trade")]
+pub struct TradeRef<'a> {
+    pub instrument: InstrumentRef<'a>,
+    pub feed: &'a str,
+    pub event_time: Timestamp,
+    pub receive_time: Timestamp,
+    pub price: Price,
+    pub size: Option<Quantity>,
+    pub side: Side,
+    pub trade_id: Option<&'a str>,
+    pub sequence: Option<i64>,
+    pub import_row: Option<i64>,
+    pub conditions: Conditions,
+    pub source: Source,
+}
+
+impl TradeRef<'_> {
+    /// One that stands by itself.
+    pub fn to_owned(self) -> Trade {
+        Trade {
+            instrument: self.instrument.to_owned(),
+            feed: Feed::new(self.feed),
+            event_time: self.event_time,
+            receive_time: self.receive_time,
+            price: self.price,
+            size: self.size,
+            side: self.side,
+            trade_id: self.trade_id.map(str::to_owned),
+            sequence: self.sequence,
+            import_row: self.import_row,
+            conditions: self.conditions,
+            source: self.source,
+        }
+    }
+}
+
+impl<'a> From<&'a Trade> for TradeRef<'a> {
+    fn from(trade: &'a Trade) -> Self {
+        Self {
+            instrument: (&trade.instrument).into(),
+            feed: trade.feed.as_str(),
+            event_time: trade.event_time,
+            receive_time: trade.receive_time,
+            price: trade.price,
+            size: trade.size,
+            side: trade.side,
+            trade_id: trade.trade_id.as_deref(),
+            sequence: trade.sequence,
+            import_row: trade.import_row,
+            conditions: trade.conditions,
+            source: trade.source,
+        }
+    }
 }

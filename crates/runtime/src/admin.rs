@@ -73,7 +73,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_port_answers_before_ready_after_and_for_routes_added_later() {
-        let lifecycle = Lifecycle::new(Metrics::new("example"));
+        let lifecycle = Lifecycle::new(Metrics::new(crate::program!("example")));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let server = tokio::spawn(serve(listener, lifecycle.clone()));

@@ -1,6 +1,6 @@
 //! Arguments and layered configuration: defaults < `--config` < environment < `--set`.
 
-use crate::{AdminConfig, Exit, version};
+use crate::{AdminConfig, Exit, Program};
 use anyhow::{Context, anyhow};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use figment::providers::{Env, Format, Serialized, Toml};
@@ -47,8 +47,8 @@ pub(crate) struct Values<C> {
     pub(crate) log: LogConfig,
 }
 
-pub(crate) fn load<C: DeserializeOwned + Serialize>(name: &'static str, defaults: &str) -> anyhow::Result<Loaded<C>> {
-    let arguments = match command(name).try_get_matches() {
+pub(crate) fn load<C: DeserializeOwned + Serialize>(program: Program, defaults: &str) -> anyhow::Result<Loaded<C>> {
+    let arguments = match command(program).try_get_matches() {
         Ok(arguments) => arguments,
         Err(answer) => {
             answer.print().context("cannot print the usage")?;
@@ -66,9 +66,9 @@ pub(crate) fn load<C: DeserializeOwned + Serialize>(name: &'static str, defaults
     Ok(Loaded::Run(Values { config, admin, log }))
 }
 
-fn command(name: &'static str) -> Command {
-    Command::new(name)
-        .version(version())
+fn command(program: Program) -> Command {
+    Command::new(program.name)
+        .version(program.version())
         .after_help(format!(
             "Every key can be set in FILE, in the environment ({ENVIRONMENT_PREFIX}SECTION__KEY) or with --set; --print-config shows them all.\n\
              Exit codes: 0 ok, 1 failed, 64 usage or configuration, 69 a part is not reachable, 70 cannot go on, 75 try again, 130 interrupted."
@@ -161,7 +161,9 @@ mod tests {
     const DEFAULTS: &str = "[log]\nlevel = \"info\"\n[broker]\nservers = \"127.0.0.1:1\"\nretries = 1\npassword = \"canary\"\n";
 
     fn example(arguments: &[&str]) -> Result<Example, String> {
-        let arguments = command("example").try_get_matches_from([&["example"], arguments].concat()).map_err(|e| e.to_string())?;
+        let arguments = command(crate::program!("example"))
+            .try_get_matches_from([&["example"], arguments].concat())
+            .map_err(|e| e.to_string())?;
         layers(DEFAULTS, &arguments).and_then(|figment| figment.extract().map_err(in_words)).map_err(|e| format!("{e:#}"))
     }
 

@@ -5,7 +5,7 @@
 //! # struct Config { admin: marketflow_runtime::AdminConfig, log: marketflow_runtime::LogConfig }
 //! # const DEFAULTS: &str = "";
 //! fn main() -> std::process::ExitCode {
-//!     marketflow_runtime::run::<Config, _>("example", DEFAULTS, async |config, lifecycle| {
+//!     marketflow_runtime::run::<Config, _>(marketflow_runtime::program!("example"), DEFAULTS, async |config, lifecycle| {
 //!         // bind every port, check every topic and schema, then:
 //!         lifecycle.ready();
 //!         lifecycle.stop().wait().await;
@@ -36,22 +36,39 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::process::ExitCode;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
-/// The commit this binary was built from, as the build said in `MARKETFLOW_COMMIT`.
-pub const COMMIT: &str = match option_env!("MARKETFLOW_COMMIT") {
-    Some(commit) => commit,
-    None => "unrecorded",
-};
+/// What a binary is: written by [`program!`] in its `main.rs`.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// As people start it.
+    pub name: &'static str,
+    /// What it was built from, where the build said so in `MARKETFLOW_COMMIT`, as `make` does.
+    pub commit: Option<&'static str>,
+}
 
-/// Version and commit, as `--version` prints them.
-pub fn version() -> &'static str {
-    static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} (commit {COMMIT})", env!("CARGO_PKG_VERSION")));
-    &VERSION
+impl Program {
+    /// Version and commit, as `--version` prints them.
+    pub fn version(self) -> &'static str {
+        static VERSION: OnceLock<String> = OnceLock::new();
+        VERSION.get_or_init(|| format!("{} (commit {})", env!("CARGO_PKG_VERSION"), self.commit()))
+    }
+
+    fn commit(self) -> &'static str {
+        self.commit.filter(|commit| !commit.is_empty()).unwrap_or("unrecorded")
+    }
+}
+
+/// The [`Program`] of this name, with the commit of the crate that says so: a new commit rebuilds binaries, not libraries.
+#[macro_export]
+macro_rules! program {
+    ($name:literal) => {
+        $crate::Program { name: $name, commit: option_env!("MARKETFLOW_COMMIT") }
+    };
 }
 
 /// Runs one service from arguments to exit code.
@@ -62,12 +79,13 @@ pub fn version() -> &'static str {
 ///
 /// `defaults` must hold an `[admin]` ([`AdminConfig`]) and a `[log]` ([`LogConfig`]) section; both are fields of `C` too, so that `C` can deny
 /// unknown keys.
-pub fn run<C, W>(name: &'static str, defaults: &'static str, work: W) -> ExitCode
+pub fn run<C, W>(program: Program, defaults: &'static str, work: W) -> ExitCode
 where
     C: DeserializeOwned + Serialize,
     W: AsyncFnOnce(C, Lifecycle) -> anyhow::Result<()>,
 {
-    let loaded = match config::load::<C>(name, defaults) {
+    let name = program.name;
+    let loaded = match config::load::<C>(program, defaults) {
         Ok(config::Loaded::Run(loaded)) => loaded,
         Ok(config::Loaded::Printed(exit)) => return exit.into(),
         Err(problem) => {
@@ -86,7 +104,7 @@ where
             return Exit::Failed.into();
         }
     };
-    let exit = match runtime.block_on(serve(name, loaded, work)) {
+    let exit = match runtime.block_on(serve(program, loaded, work)) {
         Ok(()) => {
             info!(service = name, "stopped");
             Exit::Ok
@@ -101,18 +119,19 @@ where
     exit.into()
 }
 
-async fn serve<C, W>(name: &'static str, loaded: config::Values<C>, work: W) -> anyhow::Result<()>
+async fn serve<C, W>(program: Program, loaded: config::Values<C>, work: W) -> anyhow::Result<()>
 where
     W: AsyncFnOnce(C, Lifecycle) -> anyhow::Result<()>,
 {
-    let metrics = Metrics::new(name);
+    let name = program.name;
+    let metrics = Metrics::new(program);
     let lifecycle = Lifecycle::new(metrics);
     let listen = loaded.admin.listen;
     let listener = TcpListener::bind(listen).await.map_err(|problem| {
         anyhow::anyhow!("cannot listen on {listen}: {problem}; choose another address with --set admin.listen=HOST:PORT")
             .context(Exit::Usage)
     })?;
-    info!(service = name, version = version(), admin = %listener.local_addr()?, "starting");
+    info!(service = name, version = program.version(), admin = %listener.local_addr()?, "starting");
     let admin = tokio::spawn(admin::serve(listener, lifecycle.clone()));
 
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,5 +1,6 @@
 //! Prometheus metrics of one process.
 
+use crate::Program;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
@@ -21,12 +22,12 @@ impl Metrics {
     ///
     /// # Panics
     /// Never: a fresh registry has no name twice.
-    pub fn new(service: &'static str) -> Self {
+    pub fn new(program: Program) -> Self {
         let metrics = Self { registry: Registry::new() };
         metrics.registry.register(Box::new(ProcessCollector::for_self())).expect(VALID);
         metrics
             .gauge_vec("marketflow_build_info", "1; version and commit are the labels", &["service", "version", "commit"])
-            .with_label_values(&[service, env!("CARGO_PKG_VERSION"), crate::COMMIT])
+            .with_label_values(&[program.name, env!("CARGO_PKG_VERSION"), program.commit()])
             .set(1);
         metrics
     }
@@ -92,7 +93,7 @@ mod tests {
 
     #[test]
     fn registered_metrics_are_in_the_text() {
-        let metrics = Metrics::new("example");
+        let metrics = Metrics::new(crate::program!("example"));
         metrics.counter_vec("marketflow_example_total", "what is counted", &["kind"]).with_label_values(&["a"]).inc_by(3);
         let text = metrics.text().unwrap();
         assert!(text.contains("marketflow_example_total{kind=\"a\"} 3"), "{text}");

@@ -54,7 +54,7 @@ fn doctor_names_cause_and_cure_of_what_keeps_a_stack_from_starting() {
 async fn a_stack_goes_up_is_diagnosed_survives_kill_9_and_refuses_what_disagrees() {
     let home = tempfile::tempdir().unwrap();
     let _end = End(home.path());
-    let up = ["up", "--services", "none", "--free-ports", "--json"];
+    let up = ["up", "--services", "processor,sink", "--free-ports", "--json"];
     let state = json(&run(home.path(), &up));
     assert_eq!(state["phase"], "ready");
     let registry = state["addresses"]["registry"].as_str().unwrap();
@@ -66,6 +66,11 @@ async fn a_stack_goes_up_is_diagnosed_survives_kill_9_and_refuses_what_disagrees
     assert_eq!(run(home.path(), &["status"]).status.code(), Some(0));
     let logs = String::from_utf8(run(home.path(), &["logs", "kafka"]).stdout).unwrap();
     assert!(logs.contains("Kafka Server started"), "{logs}");
+
+    let imported = import(home.path());
+    assert_eq!((&imported["sent"], &imported["known_before"]), (&40.into(), &0.into()));
+    let data = contents(home.path());
+    assert_eq!(data.iter().map(|text| text.lines().count()).collect::<Vec<_>>(), [40, 21, 5, 3], "{data:#?}");
 
     for part in ["kafka", "registry", "clickhouse"] {
         let pid = pid_of(home.path(), part);
@@ -80,20 +85,21 @@ async fn a_stack_goes_up_is_diagnosed_survives_kill_9_and_refuses_what_disagrees
         eventually("it answers again", || doctor(home.path()).is_empty());
     }
 
-    http.delete(format!("{registry}/subjects/market.bars.v1-value")).send().await.unwrap().error_for_status().unwrap();
-    let (cause, _) = &doctor(home.path())["schemas"];
-    assert!(cause.contains("market.bars.v1-value does not hold"), "{cause}");
-    let ids: BTreeMap<_, _> = ids.into_iter().filter(|(subject, _)| subject != "market.bars.v1-value").collect();
-
     let supervisor = u32::try_from(status(home.path())["state"]["supervisor_pid"].as_u64().unwrap()).unwrap();
-    let parts = ["kafka", "registry", "clickhouse"].map(|part| pid_of(home.path(), part));
+    let parts = ["kafka", "registry", "clickhouse", "processor", "sink"].map(|part| pid_of(home.path(), part));
     signal(supervisor, "KILL");
     eventually("the kernel ends what the supervisor started", || parts.iter().all(|&pid| !running(pid)));
     let state = json(&run(home.path(), &up));
     let registry = state["addresses"]["registry"].as_str().unwrap();
-    let mut again = schema_ids(&http, registry).await;
-    again.retain(|subject, _| subject != "market.bars.v1-value");
-    assert_eq!(again, ids, "schema ids are the same after kill -9");
+    assert_eq!(schema_ids(&http, registry).await, ids, "schema ids are the same after kill -9");
+    assert_eq!(contents(home.path()), data, "trades and bars are the same after kill -9");
+    let imported = import(home.path());
+    assert_eq!((&imported["sent"], &imported["known_before"]), (&0.into(), &40.into()), "the log knows what it holds");
+    assert_eq!(contents(home.path()), data);
+
+    http.delete(format!("{registry}/subjects/market.bars.v1-value")).send().await.unwrap().error_for_status().unwrap();
+    let (cause, _) = &doctor(home.path())["schemas"];
+    assert!(cause.contains("market.bars.v1-value does not hold"), "{cause}");
 
     let clickhouse = state["addresses"]["clickhouse"].as_str().unwrap();
     let ask = async |sql: String| {
@@ -111,6 +117,30 @@ async fn a_stack_goes_up_is_diagnosed_survives_kill_9_and_refuses_what_disagrees
 
     assert_eq!(run(home.path(), &["down", "--purge"]).status.code(), Some(0));
     assert!(!home.path().join("kafka").exists());
+}
+
+/// Forty trades, half a minute apart.
+fn import(home: &Path) -> Value {
+    let file = home.join("trades.csv");
+    let rows: Vec<String> = (0..40).map(|row| format!("{},{},1.5", 1_709_251_200 + 30 * row, 100 + row % 7)).collect();
+    std::fs::write(&file, rows.join("\n")).unwrap();
+    let file = file.to_str().unwrap();
+    let columns = ["--time-column", "1", "--time-unit", "s", "--price-column", "2", "--size-column", "3"];
+    let of = ["import", "trades", file, "--venue", "TEST", "--symbol", "KEPT", "--json"];
+    json(&run(home, &[&of[..], &columns].concat()))
+}
+
+/// Every trade, then the bars of each interval with their header.
+fn contents(home: &Path) -> Vec<String> {
+    let text = |arguments: &[&str]| {
+        let output = run(home, arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let trades = text(&["sql", "--format", "TabSeparated", "SELECT * EXCEPT receive_time FROM trades ORDER BY event_time"]);
+    let bars = ["1m", "5m", "15m"]
+        .map(|interval| text(&["bars", "--instrument", "TEST:KEPT", "--interval", interval, "--format", "csv"]));
+    [vec![trades], bars.to_vec()].concat()
 }
 
 /// Ends the stack of a test that fails half way.

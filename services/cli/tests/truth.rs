@@ -47,7 +47,6 @@ async fn at_maximum_speed() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "trades and bars are equal; of 72 broken frames 57 arrived, and where the others went is not known yet"]
 async fn at_60x() -> anyhow::Result<()> {
     truth_is_everywhere(&Session {
         venue: "bitstamp",
@@ -77,6 +76,77 @@ async fn at_the_speed_of_life() -> anyhow::Result<()> {
         patience: Duration::from_secs(900),
     })
     .await
+}
+
+/// Recorded tapes imported as fast as they go, while trades of today flow: bars of the tapes equal those of pandas, bars of today those of
+/// the truth, and neither feed touches the other's.
+#[tokio::test(flavor = "multi_thread")]
+async fn imports_beside_live_trades_of_today() -> anyhow::Result<()> {
+    const INSTRUMENT: &str = "BITSTAMP:S001USD";
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let mut stack = TestStack::start().await?;
+    stack.start_service("sink", &[("batch.max_age", "250ms")]).await?;
+    stack.start_service("processor", &[]).await?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let today = Timestamp::from_seconds(i64::try_from(now.as_secs())?);
+    let tape = format!(r#"[{{kind="generated",venue="bitstamp",symbols=1,trades=6000,trades_per_second=20.0,start="{today}"}}]"#);
+    let settings = [("clock.speed", "1x"), ("tapes", tape.as_str())];
+    let simulator = Simulator::start(&mut stack, "bitstamp", 0, 1.0, &settings).await?;
+    simulator.start_tick_producer(&mut stack, "bitstamp", "bitstamp", INSTRUMENT, &[]).await?;
+    let played = async || -> anyhow::Result<u64> {
+        let status: Value = serde_json::from_str(&simulator.get("status").await?)?;
+        status["trades_played"].as_u64().context("trades_played")
+    };
+    eventually(Duration::from_secs(60), async || {
+        ensure!(played().await? > 0, "nothing was played");
+        Ok(())
+    })
+    .await?;
+
+    let mut check = check_of_tapes(&stack, INSTRUMENT)?;
+    let (before, checked) = (played().await?, tokio::task::spawn_blocking(move || check.output()).await??);
+    let printed = String::from_utf8_lossy(&checked.stdout);
+    eprintln!("{printed}");
+    ensure!(checked.status.success(), "{printed}{}", String::from_utf8_lossy(&checked.stderr));
+    ensure!(played().await? > before, "nothing flowed beside the imports");
+
+    simulator.post("speed", &json!({"speed": 600})).await?;
+    eventually(Duration::from_secs(120), async || {
+        let status: Value = serde_json::from_str(&simulator.get("status").await?)?;
+        ensure!(status["finished"] == true, "still playing: {status}");
+        Ok(())
+    })
+    .await?;
+    let happened = simulator.truth().await?;
+    let happened: Vec<Trade> = happened.iter().filter(|line| line["line"] == "trade").map(trade).collect::<Result<_, _>>()?;
+    let expected = recompute(&happened, &Interval::STANDARD);
+    eventually(Duration::from_secs(60), async || {
+        let mut shown = bars_final(&stack).await?;
+        shown.retain(|(of, _, at), _| of.to_string() == INSTRUMENT && *at >= today.window_open(Interval::STANDARD[2]));
+        same("the view bars_final", &as_text(&expected), &as_text(&shown))
+    })
+    .await?;
+    let set_aside = stack.query("SELECT count() FROM set_aside WHERE class = 'late'").await?;
+    ensure!(set_aside.trim() == "0", "{set_aside} late trades");
+    stack.stop().await;
+    Ok(())
+}
+
+/// The check nobody's Rust is in, on the tape that set-up fetched and on the recorded ones beside the project where they are.
+fn check_of_tapes(stack: &TestStack, instrument: &str) -> anyhow::Result<std::process::Command> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    let tools = marketflow_stack::tools_folder();
+    let mut check = std::process::Command::new(tools.join("python/bin/python"));
+    check.arg(root.join("tests/python/tape_bars_check.py")).arg(tools.join("tape/bitstamp_trades_from_20131125_usd.csv"));
+    check.args(Some(root.join("../shared/data")).filter(|folder| folder.exists()));
+    let addresses = stack.addresses();
+    check
+        .env("MARKETFLOW_BIN", env!("CARGO_BIN_EXE_marketflow"))
+        .env("MARKETFLOW_TAPE_INSTRUMENT", instrument)
+        .env("MARKETFLOW__KAFKA__BOOTSTRAP_SERVERS", addresses.kafka)
+        .env("MARKETFLOW__REGISTRY__URL", addresses.registry)
+        .env("MARKETFLOW__CLICKHOUSE__URL", addresses.clickhouse);
+    Ok(check)
 }
 
 async fn truth_is_everywhere(session: &Session) -> anyhow::Result<()> {
@@ -143,10 +213,7 @@ async fn judge(stack: &TestStack, truth: &[Value]) -> anyhow::Result<String> {
 
     let bars = recompute(&happened, &Interval::STANDARD);
     let shown = bars_final(stack).await?;
-    let text = |bars: &BTreeMap<BarKey, ExpectedBar>| -> BTreeMap<String, String> {
-        bars.iter().map(|((of, minutes, at), bar)| (format!("{of} {minutes}m {at}"), format!("{bar:?}"))).collect()
-    };
-    same("the view bars_final", &text(&bars), &text(&shown))?;
+    same("the view bars_final", &as_text(&bars), &as_text(&shown))?;
 
     let controls = stack.read::<Control>(topics::TRADES).await?;
     let gaps = every_hole_is_recorded_and_filled(&controls, truth)?;
@@ -201,6 +268,10 @@ fn same(name: &str, expected: &BTreeMap<String, String>, found: &BTreeMap<String
     let surplus = found.keys().find(|key| !expected.contains_key(*key));
     ensure!(surplus.is_none(), "{surplus:?} never happened ({counts})");
     Ok(())
+}
+
+fn as_text(bars: &BTreeMap<BarKey, ExpectedBar>) -> BTreeMap<String, String> {
+    bars.iter().map(|((of, minutes, at), bar)| (format!("{of} {minutes}m {at}"), format!("{bar:?}"))).collect()
 }
 
 async fn bars_final(stack: &TestStack) -> anyhow::Result<BTreeMap<BarKey, ExpectedBar>> {
@@ -262,8 +333,7 @@ async fn every_broken_frame_is_kept(stack: &TestStack, truth: &[Value]) -> anyho
     let letters = stack.read::<Envelope>(topics::DEAD_LETTERS).await?;
     let sent = effects(truth, "malformed");
     let received = u64::try_from(letters.len())?;
-    // What a cut connection had queued is lost with it, as in life: never more than were sent, and by far most of them.
-    ensure!(received > 0 && received <= sent && received * 10 >= sent * 8, "{received} dead letters of {sent} broken frames");
+    ensure!(received > 0 && received == sent, "{received} dead letters of {sent} broken frames");
     ensure!(letters.iter().all(|letter| !letter.record.reason.is_empty() && letter.record.origin_partition == -1));
     let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
     for letter in &letters {
@@ -275,5 +345,5 @@ async fn every_broken_frame_is_kept(stack: &TestStack, truth: &[Value]) -> anyho
     ensure!(rows.values().sum::<u64>() == received, "{rows:?} in the view set_aside, {reasons:?} in Kafka");
     let counted = stack.metrics("tick-producer").await?.by("marketflow_frames_malformed_total", "reason");
     ensure!(counted.values().sum::<f64>().to_string() == received.to_string(), "counted {counted:?}, kept {received}");
-    Ok(format!("{received} of {sent} broken frames arrived and were kept, by reason {counted:?}"))
+    Ok(format!("{received} broken frames, all kept, by reason {counted:?}"))
 }

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use marketflow_clickhouse_local_server::{Config, DEFAULTS, serve};
 
 fn main() -> ExitCode {
-    marketflow_runtime::run::<Config, _>("clickhouse-local-server", DEFAULTS, async |config, lifecycle| {
-        serve(config, lifecycle).await
-    })
+    marketflow_runtime::run::<Config, _>(
+        marketflow_runtime::program!("clickhouse-local-server"),
+        DEFAULTS,
+        async |config, lifecycle| serve(config, lifecycle).await,
+    )
 }

@@ -4,5 +4,5 @@ use marketflow_processor::{Config, DEFAULTS};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    marketflow_runtime::run::<Config, _>("processor", DEFAULTS, marketflow_processor::run)
+    marketflow_runtime::run::<Config, _>(marketflow_runtime::program!("processor"), DEFAULTS, marketflow_processor::run)
 }

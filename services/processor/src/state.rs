@@ -1,10 +1,10 @@
 //! The engine's partitions in this worker: records in, outputs gathered.
 
 use crate::outputs::Outputs;
-use marketflow_contract::{Schema, headers, topics};
+use marketflow_contract::{AvroRecord, Schema, decode_trade, headers, topics};
 use marketflow_engine::{Outcome, Partition};
 use marketflow_kafka::{DecodeError, Decoder, Record};
-use marketflow_model::{Bar, BarSource, Candle, Control, ControlKind, Envelope, EnvelopeClass, Trade};
+use marketflow_model::{Bar, BarSource, Candle, Control, ControlKind, Envelope, EnvelopeClass};
 
 /// How this consumer signs what it sets aside, and which redriven records it takes.
 pub(crate) const CONSUMER: &str = "processor";
@@ -56,17 +56,20 @@ fn outcome(
     decoder: &mut Decoder,
     bars: &mut Vec<Bar>,
 ) -> Result<Handled, DecodeError> {
-    if decoder.schema_of(value)? == Schema::Control {
-        let control: Control = decoder.decode(value)?;
-        partition.on_control(source, &control, bars);
-        return Ok(Handled::Control(control.kind));
+    let (schema, body) = decoder.body(value)?;
+    match (schema, source) {
+        (Schema::Trade, BarSource::Trades) => Ok(Handled::Data(partition.on_trade(decode_trade(&body)?, offset, bars))),
+        (Schema::Candle, BarSource::Candles) => Ok(Handled::Data(partition.on_candle(&Candle::decode(&body)?, offset, bars))),
+        (Schema::Control, _) => {
+            let control = Control::decode(&body)?;
+            partition.on_control(source, &control, bars);
+            Ok(Handled::Control(control.kind))
+        }
+        (other, _) => {
+            let wanted = if source == BarSource::Candles { Schema::Candle } else { Schema::Trade };
+            Err(DecodeError::OtherRecord { found: other.record_name(), wanted: wanted.record_name() })
+        }
     }
-    // a value that is neither is an error of the decoder: its type is not the one asked for
-    Ok(Handled::Data(if source == BarSource::Candles {
-        partition.on_candle(&decoder.decode::<Candle>(value)?, offset, bars)
-    } else {
-        partition.on_trade(&decoder.decode::<Trade>(value)?, offset, bars)
-    }))
 }
 
 fn count(record: &Record<'_>, outcome: Outcome, outputs: &mut Outputs) {

@@ -4,5 +4,5 @@ use marketflow_producer::{Config, DEFAULTS, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    marketflow_runtime::run::<Config, _>("tick-producer", DEFAULTS, run)
+    marketflow_runtime::run::<Config, _>(marketflow_runtime::program!("tick-producer"), DEFAULTS, run)
 }

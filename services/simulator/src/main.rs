@@ -8,7 +8,7 @@ use marketflow_simulator::{Config, DEFAULTS, Simulation, admin};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    run::<Config, _>("simulator", DEFAULTS, async |config, lifecycle| {
+    run::<Config, _>(marketflow_runtime::program!("simulator"), DEFAULTS, async |config, lifecycle| {
         let simulation = Simulation::new(config, lifecycle.metrics()).exit(Exit::Usage)?;
         let wire = Wire::bind(simulation.clone()).exit(Exit::Usage)?;
         lifecycle.routes(admin::routes(simulation.clone()));

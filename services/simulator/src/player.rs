@@ -585,7 +585,7 @@ impl Player {
                     make_oversized(strike.1.bytes.unwrap_or(OVERSIZED_BYTES), &mut self.payload);
                 } else {
                     make_malformed(
-                        market.venue,
+                        market,
                         simulation.config.seed,
                         &[strike.0 as u64, trade.id.unsigned_abs(), number],
                         &mut self.payload,
@@ -661,19 +661,19 @@ fn close_later(connection: Arc<Connection>, notice: Duration) {
 }
 
 /// Breaks a good trade frame in one of five ways.
-fn make_malformed(venue: Venue, seed: u64, place: &[u64], payload: &mut Vec<u8>) {
-    let (wrong_types, price, time): (&[u8], _, _) = match venue {
+fn make_malformed(market: &Market, seed: u64, place: &[u64], payload: &mut Vec<u8>) {
+    let (wrong_types, price, time) = match market.venue {
         Venue::Bitstamp => (
-            br#"{"data":{"id":true},"channel":"live_trades_btcusd","event":"trade"}"#,
+            format!(r#"{{"data":{{"id":true}},"channel":"live_trades_{}","event":"trade"}}"#, market.lower),
             ("\"price_str\":\"", "\"price_str\":\"NaN"),
             ("\"microtimestamp\":\"", "\"microtimestamp\":\"soon"),
         ),
-        Venue::Binance => (br#"{"e":"trade","s":true}"#, ("\"p\":\"", "\"p\":\"NaN"), ("\"T\":", "\"T\":null,\"x\":")),
+        Venue::Binance => (r#"{"e":"trade","s":true}"#.to_owned(), ("\"p\":\"", "\"p\":\"NaN"), ("\"T\":", "\"T\":null,\"x\":")),
     };
     match seed::pick(seed, place, 5) {
         0 => payload.truncate(payload.len() / 2),
         1 => *payload = b"<html><body>upstream error</body></html>".to_vec(),
-        2 => *payload = wrong_types.to_vec(),
+        2 => *payload = wrong_types.into_bytes(),
         3 => replace(payload, price),
         _ => replace(payload, time),
     }
@@ -697,17 +697,22 @@ mod tests {
 
     #[test]
     fn malformed_frames_are_not_the_trade_they_were() {
-        for (venue, good) in [
+        for (venue, quote, good) in [
             (
                 Venue::Bitstamp,
-                r#"{"data":{"id":1,"price_str":"2","microtimestamp":"3"},"channel":"live_trades_btcusd","event":"trade"}"#,
+                "EUR",
+                r#"{"data":{"id":1,"price_str":"2","microtimestamp":"3"},"channel":"live_trades_btceur","event":"trade"}"#,
             ),
-            (Venue::Binance, r#"{"e":"trade","E":1,"s":"BTCUSDT","t":1,"p":"2","q":"1","T":3,"m":true,"M":true}"#),
+            (Venue::Binance, "USDT", r#"{"e":"trade","E":1,"s":"BTCUSDT","t":1,"p":"2","q":"1","T":3,"m":true,"M":true}"#),
         ] {
+            let market = Market::new(venue, "BTC", quote, (2, 8), Vec::new());
             for place in 0..50 {
                 let mut frame = good.as_bytes().to_vec();
-                make_malformed(venue, 1, &[place], &mut frame);
+                make_malformed(&market, 1, &[place], &mut frame);
                 assert_ne!(frame, good.as_bytes());
+                // of another channel it would be ignored, not malformed
+                let text = String::from_utf8(frame).unwrap();
+                assert!(!text.contains("channel\":\"") || text.contains("live_trades_btceur"), "{text}");
             }
         }
     }

@@ -6,7 +6,7 @@ use marketflow_sink::{Config, DEFAULTS, Sink, exit_of};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    run::<Config, _>("sink", DEFAULTS, async |config, lifecycle| {
+    run::<Config, _>(marketflow_runtime::program!("sink"), DEFAULTS, async |config, lifecycle| {
         config.validate().exit(marketflow_runtime::Exit::Usage)?;
         let sink = Sink::connect(config, lifecycle.metrics()).await.map_err(exit_of)?;
         lifecycle.ready();

@@ -68,7 +68,7 @@ impl Drop for Running {
 }
 
 pub async fn start(config: Config) -> Running {
-    let simulation = Simulation::new(config, &Metrics::new("simulator")).unwrap();
+    let simulation = Simulation::new(config, &Metrics::new(marketflow_runtime::program!("simulator"))).unwrap();
     let wire = Wire::bind(simulation.clone()).unwrap();
     let address = wire.address();
     let stop = Stop::new();
