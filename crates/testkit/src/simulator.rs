@@ -78,7 +78,8 @@ impl Simulator {
     /// # Errors
     /// No answer, or one that is no success, with its text.
     pub async fn post(&self, what: &str, body: &Value) -> anyhow::Result<()> {
-        let answer = self.http.post(format!("{}/{what}", self.admin)).body(body.to_string()).send().await?;
+        let request = self.http.post(format!("{}/{what}", self.admin)).header("content-type", "application/json");
+        let answer = request.body(body.to_string()).send().await?;
         ensure!(answer.status().is_success(), "{}", answer.text().await?);
         Ok(())
     }
