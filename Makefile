@@ -41,7 +41,7 @@ test-fault: build ## crashes and broken networks; SEED=n repeats a run, SOAK=1 r
 
 bench: setup ## throughput and cost of the whole path, in release; appends to docs/benchmarks.md
 	@$(CARGO) build --release --workspace --bins
-	@$(CARGO) run --release -p marketflow-benches
+	@$(or $(CARGO_TARGET_DIR),target)/release/marketflow-benches
 
 schemas: ## schemas compatible with the last committed version, examples and generated files fresh
 	@$(CARGO) test -p marketflow-contract

@@ -58,6 +58,20 @@ fn address(variable: &str, of_stack: impl FnOnce(Addresses) -> String) -> anyhow
     }
 }
 
+/// Whether the stack of this home may grow; a Kafka that the environment names is somebody else's to watch.
+///
+/// # Errors
+/// 75 when its disk cap or the end of the disk is reached: what fills it must stop there.
+pub(crate) fn room() -> anyhow::Result<()> {
+    let home = home_folder();
+    let is_elsewhere = env::var_os("MARKETFLOW__KAFKA__BOOTSTRAP_SERVERS").is_some();
+    match Snapshot::read(&home).filter(|_| !is_elsewhere && supervisor(&home).is_some()).map(|stack| stack.disk) {
+        Some(disk) if disk.nearly_full() => Err(problem(&Error::DiskNearlyFull { disk })),
+        Some(disk) if disk.at_cap() => Err(problem(&Error::DiskCap { disk })),
+        _ => Ok(()),
+    }
+}
+
 /// Gives an error of Kafka or the registry its exit code.
 ///
 /// # Errors

@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 
 const PROCESSOR_GROUP: &str = "marketflow-processor";
 const SINK_GROUP: &str = "marketflow-sink";
+/// Rows between two looks at the disk.
+const LOOK_AT_DISK_EVERY: u64 = 65_536;
 /// How long Kafka may take nothing before the import gives up.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
 /// A record that were given up while later ones are delivered would leave a hole that a repeated import takes for done: so none is.
@@ -77,7 +79,7 @@ impl Target {
     /// Writes everything. `hash` is that of the file as it was looked through: a file that changed since gets no end.
     ///
     /// # Errors
-    /// 69 when Kafka takes nothing any more.
+    /// 69 when Kafka takes nothing any more, 75 when the local stack's disk is full.
     pub(crate) fn write(
         &self,
         items: &mut Items,
@@ -85,6 +87,7 @@ impl Target {
         hash: [u8; 32],
         progress: &ProgressBar,
     ) -> anyhow::Result<Written> {
+        connection::room()?;
         let (_, begin) = with_exit(self.reader.range(&self.place))?;
         let mut written = Written { rows: 0, quarantined: 0, begin, end: begin };
         let mut buffer = Vec::new();
@@ -110,6 +113,9 @@ impl Target {
             if (written.rows + written.quarantined).is_multiple_of(1_024) {
                 progress.set_position(written.rows);
                 self.no_failures()?;
+            }
+            if (written.rows + written.quarantined).is_multiple_of(LOOK_AT_DISK_EVERY) {
+                connection::room().context("the import stops here; the same command goes on where it stopped")?;
             }
         }
         if let Items::File(rows) = items
