@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build fmt lint test test-quick test-fault bench schemas up down demo doc audit ci
+.PHONY: help setup build fmt lint test test-quick test-fault bench bench-peers schemas up down demo doc audit ci
 
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
@@ -46,6 +46,9 @@ bench: setup ## throughput and cost of the whole path, in release; appends to do
 schemas: ## schemas compatible with the last committed version, examples and generated files fresh
 	@$(CARGO) test -p marketflow-contract
 	@$(CARGO) test -p marketflow-tests --test contract
+
+bench-peers: setup ## the processor beside Kafka Streams, Flink and the floor; ROUNDS=1 SIZES="1000000 2000000" for a quick look
+	@benches/peers/peers.py
 
 up: build ## start the local stack in the background
 	@$(BIN)/marketflow up
