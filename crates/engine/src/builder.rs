@@ -60,6 +60,9 @@ pub(crate) struct Slot {
     pub(crate) ids: SeenIds,
     #[serde(skip)]
     pub(crate) touched: bool,
+    /// Whether the changelog holds it.
+    #[serde(skip)]
+    pub(crate) written: bool,
 }
 
 impl Slot {
@@ -482,7 +485,8 @@ impl Builder {
 
     fn drop_slot(&mut self, open: Timestamp) {
         if let Some(slot) = self.slots.remove(&open) {
-            self.dropped.push((open, slot.ids.runs()));
+            // one that came and went between two commits was never written
+            self.dropped.extend(slot.written.then(|| (open, slot.ids.runs())));
             for published in slot.published.iter().filter(|p| p.dirty.is_some()) {
                 self.dirty.retain(|(_, interval, at)| !(*interval == published.interval && *at == open));
             }

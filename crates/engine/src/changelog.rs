@@ -88,7 +88,7 @@ impl Partition {
                 }
             }
             for (open, slot) in builder.slots.iter_mut().filter(|(_, slot)| slot.touched) {
-                slot.touched = false;
+                (slot.touched, slot.written) = (false, true);
                 put(&Key::Slot(name.0, name.1.clone(), name.2.clone(), *open), Some(encode(slot)));
                 if let Some((number, run)) = slot.ids.take_run() {
                     put(&Key::Ids(name.0, name.1.clone(), name.2.clone(), *open, number), Some(encode(&run)));
@@ -140,7 +140,7 @@ impl Partition {
                 let at = self.named(source, &feed, &instrument);
                 let restored: Slot = postcard::from_bytes(value)?;
                 let slot = self.builders[at].slots.entry(open).or_default();
-                (slot.minute, slot.published) = (restored.minute, restored.published);
+                (slot.minute, slot.published, slot.written) = (restored.minute, restored.published, true);
             }
             Key::Ids(source, feed, instrument, open, number) => {
                 let at = self.named(source, &feed, &instrument);

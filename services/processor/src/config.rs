@@ -38,7 +38,10 @@ pub struct Worker {
     /// Longest time between a record and its commit.
     #[serde(with = "humantime_serde")]
     pub commit_interval: Duration,
-    /// A batch commits early at this much output.
+    /// The same while more records wait than a batch holds: fewer commits, and state that came and went between two is never written.
+    #[serde(with = "humantime_serde")]
+    pub catch_up_interval: Duration,
+    /// A transaction commits early at this much output.
     pub max_output_bytes: usize,
     /// Records taken from Kafka at once.
     pub max_batch_records: usize,

@@ -6,10 +6,10 @@
 //! Next: `crates/engine/src/partition.rs`, where a trade meets its window.
 
 use crate::assignment::{INPUTS, rebuild, slot_is_ours};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::metrics::ProcessorMetrics;
 use crate::outputs::{OutputSchemas, Outputs};
-use crate::state::apply;
+use crate::state::{apply, source_of};
 use crate::watchdog::{self, Progress};
 use anyhow::{Context, anyhow, ensure};
 use marketflow_contract::{Schema, topics};
@@ -24,6 +24,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
+
+/// How long records may gather before they are looked at again.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// How often lag and watermarks are looked at.
 const OBSERVE_EVERY: Duration = Duration::from_secs(2);
@@ -188,32 +191,67 @@ impl Worker {
     }
 
     fn run(&mut self, stop: &Stop) -> anyhow::Result<()> {
-        let (interval, max_records) = (self.work.config.worker.commit_interval, self.work.config.worker.max_batch_records);
         while !stop.requested() {
-            let started = Instant::now();
-            let batch = self.consumer.poll_batch(interval, max_records).map_err(with_exit)?;
-            self.work.follow_rebalances(&self.consumer, &batch.rebalances)?;
-            let full = batch.len() >= max_records;
-            match self.work.process(&self.consumer, &batch) {
+            match self.transact(stop)? {
                 Ok(()) => {}
                 Err(Failed::Abort(error)) => self.work.abort_and_rebuild(&self.consumer, &error)?,
                 Err(Failed::Fatal(error)) => self.work.reconnect(&self.consumer, error)?,
             }
             self.work.observe(&self.consumer);
-            // a full batch means there is more; else let records gather, so that one transaction serves many
-            if !full {
-                std::thread::sleep(interval.saturating_sub(started.elapsed()));
-            }
         }
         info!("worker drained");
         Ok(())
     }
+
+    /// One transaction: reads for `commit_interval`, or for `catch_up_interval` while more waits, and commits. Batches are small enough to be
+    /// worked through while they are still in the processor's cache.
+    fn transact(&mut self, stop: &Stop) -> anyhow::Result<Result<(), Failed>> {
+        let config::Worker { max_batch_records: max_records, commit_interval, catch_up_interval, .. } = self.work.config.worker;
+        let begun = Instant::now();
+        let mut interval = commit_interval;
+        let mut pending = Pending::new(self.work.schemas);
+        loop {
+            let batch = self.consumer.poll_batch(interval.saturating_sub(begun.elapsed()), max_records).map_err(with_exit)?;
+            if !batch.rebalances.is_empty() && !pending.next.is_empty() {
+                // read under an assignment that has ended: not committed, so whoever has the partitions now reads it again
+                self.work.start_over(&self.consumer, &batch.rebalances)?;
+                return Ok(Ok(()));
+            }
+            self.work.follow_rebalances(&self.consumer, &batch.rebalances)?;
+            if let Err(failed) = self.work.process(&self.consumer, &batch, &mut pending) {
+                return Ok(Err(failed));
+            }
+            // a full batch means there is more
+            let is_behind = batch.len() >= max_records;
+            interval = if is_behind { catch_up_interval } else { commit_interval };
+            let left = interval.saturating_sub(begun.elapsed());
+            if left.is_zero() || stop.requested() {
+                return Ok(self.work.commit(&self.consumer, &mut pending));
+            }
+            if !is_behind {
+                // let records gather, so that one look serves many
+                std::thread::sleep(left.min(GATHER));
+            }
+        }
+    }
+}
+
+/// What was worked through and is not committed yet.
+struct Pending {
+    outputs: Outputs,
+    next: BTreeMap<TopicPartition, i64>,
+}
+
+impl Pending {
+    fn new(schemas: OutputSchemas) -> Self {
+        Self { outputs: Outputs::new(schemas), next: BTreeMap::new() }
+    }
 }
 
 impl Work {
-    /// State of partitions that went is dropped; partitions that came are rebuilt. The input topics are co-partitioned, so partition N of both
-    /// comes and goes together.
-    fn follow_rebalances(&mut self, consumer: &Consumer, rebalances: &[Rebalance]) -> anyhow::Result<()> {
+    /// State of partitions that went is dropped; partitions that came are rebuilt and returned. The input topics are co-partitioned, so
+    /// partition N of both comes and goes together.
+    fn follow_rebalances(&mut self, consumer: &Consumer, rebalances: &[Rebalance]) -> anyhow::Result<BTreeSet<i32>> {
         let mut came = BTreeSet::new();
         for rebalance in rebalances {
             match rebalance {
@@ -227,10 +265,17 @@ impl Work {
                 }
             }
         }
-        for number in came {
-            self.rebuild(consumer, number, "assigned")?;
+        for number in &came {
+            self.rebuild(consumer, *number, "assigned")?;
         }
-        Ok(())
+        Ok(came)
+    }
+
+    /// Follows rebalances while work is pending, which is thereby dropped: partitions that stay are rebuilt as well.
+    fn start_over(&mut self, consumer: &Consumer, rebalances: &[Rebalance]) -> anyhow::Result<()> {
+        let came = self.follow_rebalances(consumer, rebalances)?;
+        let stayed: Vec<i32> = self.partitions.keys().copied().filter(|number| !came.contains(number)).collect();
+        self.rebuild_in_place(consumer, stayed, "rebalanced")
     }
 
     fn rebuild(&mut self, consumer: &Consumer, number: i32, reason: &str) -> anyhow::Result<()> {
@@ -242,33 +287,40 @@ impl Work {
         Ok(())
     }
 
-    /// Applies a batch in pieces, each of which is one transaction of at most `max_output_bytes`.
-    fn process(&mut self, consumer: &Consumer, batch: &Batch<'_>) -> Result<(), Failed> {
-        let mut outputs = Outputs::new(self.schemas);
-        let mut next: BTreeMap<TopicPartition, i64> = BTreeMap::new();
+    /// Works through a batch; what exceeds `max_output_bytes` is committed on the way.
+    fn process(&mut self, consumer: &Consumer, batch: &Batch<'_>, pending: &mut Pending) -> Result<(), Failed> {
         for run in batch.runs() {
             let of = TopicPartition::new(run.topic(), run.partition());
-            let mut read_to = None;
-            for record in run.records() {
+            let source = source_of(run.topic());
+            let mut records = run.records().peekable();
+            while records.peek().is_some() {
                 let Some(partition) = self.partitions.get_mut(&of.partition) else {
                     return Err(Failed::Abort(anyhow!("a record of {of} came before its state")));
                 };
-                apply(partition, &of.topic, &record, &mut self.decoder, &mut self.bars, &mut outputs)
-                    .map_err(|error| Failed::Abort(error.into()))?;
-                read_to = Some(record.offset() + 1);
-                if outputs.bytes >= self.config.worker.max_output_bytes {
-                    next.extend(read_to.take().map(|offset| (of.clone(), offset)));
-                    let full = std::mem::replace(&mut outputs, Outputs::new(self.schemas));
-                    self.commit(consumer, full, std::mem::take(&mut next))?;
+                let mut read_to = None;
+                for record in records.by_ref() {
+                    apply(partition, source, &record, &mut self.decoder, &mut self.bars, &mut pending.outputs)
+                        .map_err(|error| Failed::Abort(error.into()))?;
+                    read_to = Some(record.offset() + 1);
+                    if pending.outputs.bytes >= self.config.worker.max_output_bytes {
+                        break;
+                    }
+                }
+                pending.next.extend(read_to.map(|offset| (of.clone(), offset)));
+                if pending.outputs.bytes >= self.config.worker.max_output_bytes {
+                    self.commit(consumer, pending)?;
                 }
             }
-            next.extend(read_to.map(|offset| (of, offset)));
         }
-        if next.is_empty() { Ok(()) } else { self.commit(consumer, outputs, next) }
+        Ok(())
     }
 
     /// Results, state and offsets in one transaction: all or nothing.
-    fn commit(&mut self, consumer: &Consumer, mut outputs: Outputs, next: BTreeMap<TopicPartition, i64>) -> Result<(), Failed> {
+    fn commit(&mut self, consumer: &Consumer, pending: &mut Pending) -> Result<(), Failed> {
+        let Pending { mut outputs, next } = std::mem::replace(pending, Pending::new(self.schemas));
+        if next.is_empty() {
+            return Ok(());
+        }
         let started = Instant::now();
         let touched: BTreeSet<i32> = next.keys().map(|of| of.partition).collect();
         for number in touched {
@@ -325,12 +377,16 @@ impl Work {
             return self.reconnect(consumer, with_exit(refused));
         }
         std::thread::sleep(Duration::from_millis(50) * self.aborts_in_a_row);
-        let ours: Vec<i32> = self.partitions.keys().copied().collect();
+        self.rebuild_in_place(consumer, self.partitions.keys().copied().collect(), "aborted")
+    }
+
+    /// Puts partitions that are ours back to what was committed.
+    fn rebuild_in_place(&mut self, consumer: &Consumer, numbers: Vec<i32>, reason: &str) -> anyhow::Result<()> {
         let inputs: Vec<TopicPartition> =
-            INPUTS.iter().flat_map(|topic| ours.iter().map(|number| TopicPartition::new(*topic, *number))).collect();
+            INPUTS.iter().flat_map(|topic| numbers.iter().map(|number| TopicPartition::new(*topic, *number))).collect();
         consumer.pause(&inputs).map_err(with_exit)?;
-        for number in ours {
-            self.rebuild(consumer, number, "aborted")?;
+        for number in numbers {
+            self.rebuild(consumer, number, reason)?;
         }
         Ok(())
     }

@@ -9,19 +9,23 @@ use marketflow_model::{Bar, BarSource, Candle, Control, ControlKind, Envelope, E
 /// How this consumer signs what it sets aside, and which redriven records it takes.
 pub(crate) const CONSUMER: &str = "processor";
 
+/// What the records of an input topic are to the engine.
+pub(crate) fn source_of(topic: &str) -> BarSource {
+    if topic == topics::CANDLES { BarSource::Candles } else { BarSource::Trades }
+}
+
 /// Feeds one record to its partition and gathers what follows from it.
 ///
 /// # Errors
 /// Only when the registry cannot be asked about a schema id: the record stays unread. Everything else has an outcome.
 pub(crate) fn apply(
     partition: &mut Partition,
-    topic: &str,
+    source: BarSource,
     record: &Record<'_>,
     decoder: &mut Decoder,
     bars: &mut Vec<Bar>,
     outputs: &mut Outputs,
 ) -> Result<(), DecodeError> {
-    let source = if topic == topics::CANDLES { BarSource::Candles } else { BarSource::Trades };
     outputs.consumed(source);
     if record.header(headers::REDRIVE_FOR).is_some_and(|consumer| consumer != CONSUMER.as_bytes()) {
         outputs.trade("not_selected");

@@ -69,7 +69,7 @@ fn is_equal(bar: &crate::workload::Bar, found: &Found) -> bool {
     let vwap = bar.turnover as f64 / bar.volume as f64 / SCALE;
     found.values == [bar.open, bar.high, bar.low, bar.close, bar.volume]
         && found.trade_count == bar.trade_count
-        && (found.vwap - vwap).abs() <= 1e-9 * vwap
+        && (found.vwap - vwap).abs() <= 5e-9 + 1e-9 * vwap
 }
 
 /// Our schema; a first and complete bar is expected.
