@@ -10,7 +10,9 @@
 use anyhow::{Context, ensure};
 use marketflow_contract::topics;
 use marketflow_kafka::{Outgoing, Producer, ProducerSettings};
-use marketflow_model::{Bar, Control, ControlKind, Envelope, Feed, FeedState, Interval, Quality, Timestamp, Trade};
+use marketflow_model::{
+    Bar, Control, ControlKind, Envelope, Feed, FeedState, FlowAggregate, Instrument, Interval, Quality, Timestamp, Trade,
+};
 use marketflow_testkit::{RandomWalk, TestStack, eventually};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -23,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const START: Timestamp = Timestamp::from_seconds(1_700_000_100);
 const MINUTE: i64 = 60_000_000;
 const PROCESSOR: &str = "processor";
+/// The feeds of these cases do not speak each second.
+const PATIENT: [(&str, &str); 1] = [("clock.down_after", "1day")];
 /// Exit code of a processor whose slot was taken over.
 const FENCED: i32 = 70;
 /// Longer than the session time-out (6 s) and the transaction time-out (10 s), so that the cluster acts on both.
@@ -58,7 +62,7 @@ impl Bench {
         let mut stack = TestStack::start_with(&["kafka", "registry"]).await?;
         let fail_points = stack.home().join("fail-points");
         std::fs::create_dir_all(&fail_points)?;
-        let mut processor = stack.service(PROCESSOR, &[])?;
+        let mut processor = stack.service(PROCESSOR, &PATIENT)?;
         processor.env.push(("FAIL_AT".to_owned(), fail_points.display().to_string()));
         stack.parts.start_service(processor).await?;
         let soak = std::env::var_os("SOAK").is_some();
@@ -260,7 +264,7 @@ impl Bench {
         ];
         let producer = Producer::new(&self.stack.kafka(), &ProducerSettings::default())?;
         for value in &poison {
-            producer.send(Outgoing::new(topics::TRADES, b"SIM:A0000", value), PATIENCE)?;
+            producer.send(Outgoing::new(topics::TRADES, b"POISON:A0000", value), PATIENCE)?;
         }
         producer.flush(PATIENCE)?;
         session.trade(&self.stack, 1_000).await?;
@@ -308,8 +312,9 @@ struct Unsupervised {
 impl Unsupervised {
     /// `ordinal` 0 is the supervised processor's.
     fn start(stack: &TestStack, name: &str, ordinal: u32) -> anyhow::Result<Self> {
-        let settings = [("worker.ordinal", ordinal.to_string()), ("admin.listen", "127.0.0.1:0".to_owned())];
-        let spec = stack.service(PROCESSOR, &settings.each_ref().map(|(key, value)| (*key, value.as_str())))?;
+        let ordinal = ordinal.to_string();
+        let spec =
+            stack.service(PROCESSOR, &[PATIENT[0], ("worker.ordinal", ordinal.as_str()), ("admin.listen", "127.0.0.1:0")])?;
         let log = stack.home().join("logs").join(format!("{name}.log"));
         let output = std::fs::File::create(&log)?;
         let mut command = Command::new(&spec.program);
@@ -321,7 +326,8 @@ impl Unsupervised {
     async fn works(&mut self) -> anyhow::Result<()> {
         eventually(PATIENCE, async || {
             let log = std::fs::read_to_string(&self.log)?;
-            ensure!(log.contains("partition rebuilt"), "it has no partition; its log:\n{log}");
+            let rebuilt = |line: &str| line.contains("partition rebuilt") && line.contains(topics::CHANGELOG);
+            ensure!(log.lines().any(rebuilt), "it has no partition; its log:\n{log}");
             Ok(())
         })
         .await
@@ -356,7 +362,11 @@ struct Session {
 impl Session {
     async fn open(bench: &mut Bench, case: &str) -> anyhow::Result<Self> {
         let feed = Feed::new(case);
-        let walk = RandomWalk::new(bench.random.random(), feed.clone(), &RandomWalk::instruments(20), START, 50);
+        // a venue of its own, so that its sums over instruments are its own too
+        let instruments = RandomWalk::instruments(20);
+        let instruments =
+            instruments.iter().map(|i| Instrument::new(&case.to_uppercase(), i.symbol())).collect::<Result<Vec<_>, _>>()?;
+        let walk = RandomWalk::new(bench.random.random(), feed.clone(), &instruments, START, 50);
         let session = Self { feed, walk, sent: Vec::new() };
         let up = Control { state: FeedState::Up, from: Some(START), ..session.control(ControlKind::FeedState, START) };
         bench.stack.send_control(&up).await?;
@@ -414,6 +424,24 @@ impl Session {
         for bar in &bars {
             ensure!(bar.revision == 0 && bar.quality == Quality::Complete, "{bar:?}");
         }
+        self.judge_flows(stack).await
+    }
+
+    /// Turnover of each instrument and of the venue is in the flows of each minute, published once and whole.
+    async fn judge_flows(&self, stack: &TestStack) -> anyhow::Result<()> {
+        let (venue, prefix) = (self.feed.as_str().to_uppercase(), format!("{}:", self.feed.as_str().to_uppercase()));
+        let mut expected = marketflow_oracle::recompute_flows(&self.sent);
+        expected.retain(|(scope, ..), _| scope == "instrument" || scope == "venue");
+        let flows = eventually(PATIENCE, async || {
+            let flows = stack.read::<FlowAggregate>(topics::FLOW_AGGREGATES).await?.into_iter().map(|located| located.record);
+            let flows: Vec<FlowAggregate> = flows.filter(|flow| flow.name == venue || flow.name.starts_with(&prefix)).collect();
+            ensure!(flows.len() >= expected.len(), "{} of {} flows", flows.len(), expected.len());
+            Ok(flows)
+        })
+        .await?;
+        let differences = marketflow_oracle::flow_differences(&expected, &flows, 5);
+        ensure!(differences.is_empty(), "{differences:?}");
+        ensure!(flows.len() == expected.len(), "{} flows for {}: some were published twice", flows.len(), expected.len());
         Ok(())
     }
 }

@@ -203,6 +203,8 @@ class Run:
             "TRADE_SCHEMA": self.at["trade_schema"], "CONTROL_SCHEMA": self.at["control_schema"], "CHDB_LIB": str(TOOLS / "chdb/libchdb.so"),
             "MARKETFLOW__KAFKA__BOOTSTRAP_SERVERS": self.at["kafka"], "MARKETFLOW__REGISTRY__URL": self.at["registry"],
             "MARKETFLOW__ADMIN__LISTEN": "127.0.0.1:0", "MARKETFLOW__WORKER__COUNT": "2", "MARKETFLOW__WORKER__GROUP": group,
+            # the job is bars: the peers make neither sums over instruments nor unfinished bars
+            "MARKETFLOW__FLOWS__ENABLED": "false", "MARKETFLOW__LIVE__ENABLED": "false",
         }
         if peer is MARKETFLOW:  # a service does not end by itself: it is told to once everything is committed
             self.waiter = self.start([PEERS, "wait", *self.kafka, "--group", group, "--seconds", self.limit])

@@ -6,9 +6,9 @@
 use crate::Schema;
 use crate::codec::{DecodeError, Reader, Writer};
 use marketflow_model::{
-    Amount, Bar, BarSource, Candle, Condition, Conditions, Control, ControlKind, Envelope, EnvelopeClass, Feed, FeedState,
-    FlowAggregate, FundFlow, Instrument, InstrumentRef, Interval, InvestorClass, Observation, Price, Quality, Quantity, Quote,
-    SeriesValue, Side, Source, Trade, TradeRef,
+    Amount, Bar, BarKind, BarSource, Candle, Condition, Conditions, Control, ControlKind, Envelope, EnvelopeClass, Feed,
+    FeedState, FlowAggregate, FundFlow, Instrument, InstrumentRef, Interval, InvestorClass, Observation, Price, Quality,
+    Quantity, Quote, SeriesValue, Side, Source, Trade, TradeRef,
 };
 
 /// A record type of the contract.
@@ -115,6 +115,11 @@ impl<'a> Reader<'a> {
         let text = self.string("interval")?;
         text.parse()
             .map_err(|e: marketflow_model::IntervalError| DecodeError::BadText { field: "interval", error: e.to_string() })
+    }
+
+    fn bar_kind(&mut self) -> Result<BarKind, DecodeError> {
+        let text = self.string("interval")?;
+        text.parse().map_err(|e: marketflow_model::BarKindError| DecodeError::BadText { field: "interval", error: e.to_string() })
     }
 
     fn feed(&mut self) -> Result<Feed, DecodeError> {
@@ -334,7 +339,7 @@ impl AvroRecord for Bar {
         let mut r = Reader::new(body);
         let record = Self {
             instrument: r.instrument()?,
-            interval: r.interval()?,
+            interval: r.bar_kind()?,
             open_time: r.timestamp("open_time")?,
             close_time: r.timestamp("close_time")?,
             open: r.price("open")?,

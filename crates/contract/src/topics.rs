@@ -17,6 +17,8 @@ pub const FUND_FLOWS: &str = "market.fund-flows.v1";
 pub const FEED_STATUS: &str = "market.feed-status.v1";
 /// Final bars and their revisions; key: instrument.
 pub const BARS: &str = "market.bars.v1";
+/// Unfinished bars for screens; key: instrument.
+pub const BARS_LIVE: &str = "market.bars-live.v1";
 /// Flow aggregates; key: scope/name.
 pub const FLOW_AGGREGATES: &str = "market.flow-aggregates.v1";
 /// Records later than the allowed lateness; key: origin.
@@ -27,6 +29,10 @@ pub const QUARANTINE: &str = "market.quarantine.v1";
 pub const DEAD_LETTERS: &str = "market.dead-letters.v1";
 /// The processor's state.
 pub const CHANGELOG: &str = "marketflow.processor.changelog.v1";
+/// What each input partition adds to flows across instruments; key: input partition.
+pub const FLOW_PARTIALS: &str = "marketflow.processor.flow-partials.v1";
+/// The state of the stage that sums them.
+pub const FLOW_CHANGELOG: &str = "marketflow.processor.flow-changelog.v1";
 
 /// One topic as `schemas/topics.toml` describes it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -94,11 +100,14 @@ mod tests {
             FUND_FLOWS,
             FEED_STATUS,
             BARS,
+            BARS_LIVE,
             FLOW_AGGREGATES,
             LATE,
             QUARANTINE,
             DEAD_LETTERS,
             CHANGELOG,
+            FLOW_PARTIALS,
+            FLOW_CHANGELOG,
         ];
         let names: Vec<String> = all().into_iter().map(|t| t.name).collect();
         assert_eq!(names.len(), constants.len());

@@ -11,9 +11,9 @@ use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
 use marketflow_contract::{AvroRecord, DecodeError, Schema, resolve};
 use marketflow_model::{
-    Amount, Bar, BarSource, Candle, Condition, Conditions, Control, ControlKind, Envelope, EnvelopeClass, Feed, FeedState,
-    FlowAggregate, FundFlow, Instrument, Interval, InvestorClass, Observation, Price, Quality, Quantity, Quote, SeriesValue,
-    Side, Source, Timestamp, Trade, parse_scaled,
+    Amount, Bar, BarKind, BarSource, Candle, Condition, Conditions, Control, ControlKind, Envelope, EnvelopeClass, Feed,
+    FeedState, FlowAggregate, FundFlow, Instrument, Interval, InvestorClass, Observation, Price, Quality, Quantity, Quote,
+    SeriesValue, Side, Source, Timestamp, Trade, parse_scaled,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -380,6 +380,16 @@ fn intervals() -> impl Strategy<Value = Interval> {
     (1..=1440u16).prop_filter_map("a divisor of a day", Interval::from_minutes)
 }
 
+fn bar_kinds() -> impl Strategy<Value = BarKind> {
+    let positive = 1..i128::from(u64::MAX);
+    prop_oneof![
+        intervals().prop_map(BarKind::Time),
+        (1..u32::MAX).prop_map(BarKind::Ticks),
+        positive.clone().prop_map(|v| BarKind::Volume(Quantity::from_scaled(v).unwrap())),
+        positive.prop_map(|v| BarKind::Turnover(Amount::from_scaled(v).unwrap())),
+    ]
+}
+
 fn one_of<T: Copy + Debug + 'static>(variants: &'static [T]) -> impl Strategy<Value = T> {
     proptest::sample::select(variants)
 }
@@ -489,7 +499,7 @@ fn bars() -> impl Strategy<Value = Bar> {
         Quality::NoTrades,
     ]);
     let source = one_of(&[BarSource::Unknown, BarSource::Trades, BarSource::Candles]);
-    let which = (instruments(), intervals(), times(), times(), feeds());
+    let which = (instruments(), bar_kinds(), times(), times(), feeds());
     let prices = (prices(), prices(), prices(), prices(), maybe(prices()));
     let sums = (quantities(), amounts(), longs(), quantities(), quantities());
     (which, prices, sums, any::<i32>(), quality, source, maybe(texts())).prop_map(

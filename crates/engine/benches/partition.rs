@@ -50,7 +50,7 @@ fn partition(criterion: &mut Criterion) {
                         second = trade.event_time.micros() / 1_000_000;
                         let mut heartbeat = Control::new(ControlKind::Heartbeat, trade.feed.clone(), trade.event_time);
                         heartbeat.complete_through = Some(trade.event_time.plus_micros(-2_000_000));
-                        partition.on_control(BarSource::Trades, &heartbeat, &mut bars);
+                        partition.on_control(BarSource::Trades, &heartbeat, offset, &mut bars);
                     }
                     if offset % 10_000 == 0 {
                         std::hint::black_box(partition.take_changes());

@@ -3,10 +3,12 @@
 //! Next: `schemas/avro/bar.v1.avsc`, then `services/sink/src/tables/bar.rs`.
 
 use crate::feed::{FeedTrack, GapState};
+use crate::flows::{FlowSum, MinuteFlow};
 use crate::ids::{SeenIds, TradeId};
 use crate::minute::Minute;
 use crate::partition::Config;
-use marketflow_model::{Bar, BarSource, Calendar, Feed, Instrument, Interval, Price, Quality, Timestamp};
+use crate::traded::{TradedBar, TradedBars};
+use marketflow_model::{Bar, BarKind, BarSource, Calendar, Feed, Instrument, Interval, Price, Quality, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,6 +58,8 @@ pub(crate) struct Published {
 pub(crate) struct Slot {
     pub(crate) minute: Option<Minute>,
     pub(crate) published: Vec<Published>,
+    /// What the minute has added to the flows across instruments.
+    pub(crate) flow: Option<FlowSum>,
     #[serde(skip)]
     pub(crate) ids: SeenIds,
     #[serde(skip)]
@@ -111,6 +115,8 @@ pub(crate) struct Head {
     pub(crate) covered_from: Option<Timestamp>,
     /// Open and close price of the last published minute; kept only where windows without a trade are published too.
     pub(crate) last_close: Option<(Timestamp, Price)>,
+    /// Whether this feed's minutes are the ones that count for the instrument in flows; `None` before the first.
+    pub(crate) serves_flows: Option<bool>,
 }
 
 /// What happened to a record that reached its window.
@@ -135,11 +141,25 @@ pub(crate) struct Builder {
     pub(crate) dropped: Vec<(Timestamp, u32)>,
     /// Windows to publish again: (close, interval, open). Follows from the slots.
     dirty: BTreeSet<(Timestamp, u8, Timestamp)>,
+    /// Bars that what was traded ends, one entry for each configured kind once there was a trade.
+    pub(crate) traded: Vec<TradedBars>,
+    pub(crate) traded_touched: bool,
+    /// Whether its minutes may count in flows.
+    sums_flows: bool,
+    /// Minutes published by the record at hand, where they may.
+    pub(crate) minute_flows: Vec<MinuteFlow>,
 }
 
 impl Builder {
-    pub(crate) fn new(source: BarSource, feed: Feed, instrument: Instrument) -> Self {
-        let head = Head { closed_to: Timestamp::MIN, highest_id: None, highest_row: 0, covered_from: None, last_close: None };
+    pub(crate) fn new(source: BarSource, feed: Feed, instrument: Instrument, sums_flows: bool) -> Self {
+        let head = Head {
+            closed_to: Timestamp::MIN,
+            highest_id: None,
+            highest_row: 0,
+            covered_from: None,
+            last_close: None,
+            serves_flows: None,
+        };
         let calendar = Some(Calendar::of_venue(instrument.venue())).filter(|c| !c.is_always_open());
         Self {
             source,
@@ -152,6 +172,10 @@ impl Builder {
             slots: BTreeMap::new(),
             dropped: Vec::new(),
             dirty: BTreeSet::new(),
+            traded: Vec::new(),
+            traded_touched: false,
+            sums_flows,
+            minute_flows: Vec::new(),
         }
     }
 
@@ -278,6 +302,53 @@ impl Builder {
         (Fold::Used, if is_new_minute { due() } else { None })
     }
 
+    /// Deals a trade out to the bars that what was traded ends.
+    pub(crate) fn deal(
+        &mut self,
+        feed: &FeedTrack,
+        kinds: &[BarKind],
+        event_time: Timestamp,
+        trade: &Minute,
+        out: &mut Vec<Bar>,
+    ) {
+        let session = self.calendar.map_or(Timestamp::MIN, |c| c.stretch_of(c.minute_of(event_time)).from);
+        self.traded_touched = true;
+        self.traded.resize_with(kinds.len(), TradedBars::default);
+        let mut full = Vec::new();
+        for (place, kind) in kinds.iter().enumerate() {
+            self.traded[place].take(*kind, event_time, session, trade, &mut full);
+            for bar in full.drain(..) {
+                out.push(self.traded_bar(feed, *kind, bar));
+            }
+        }
+    }
+
+    fn traded_bar(&self, feed: &FeedTrack, kind: BarKind, bar: TradedBar) -> Bar {
+        let (open, end) = (bar.open_time, bar.last_time.plus_micros(1));
+        let quality = self.quality(feed, Window { due: end, interval: 0, open, end, until: end });
+        Bar {
+            instrument: self.instrument.clone(),
+            interval: kind,
+            open_time: open,
+            close_time: end,
+            open: bar.open,
+            high: bar.high,
+            low: bar.low,
+            close: bar.close,
+            volume: bar.volume,
+            turnover: bar.turnover.rounded(),
+            vwap: bar.turnover.vwap(bar.volume),
+            trade_count: bar.trade_count,
+            buy_volume: bar.buy_volume,
+            sell_volume: bar.sell_volume,
+            revision: 0,
+            quality,
+            feed: self.feed.clone(),
+            source: self.source,
+            revision_reason: None,
+        }
+    }
+
     fn mark(&mut self, intervals: &[Interval], interval: u8, open: Timestamp, reason: Reason) {
         let published = self.slots.entry(open).or_default().publication(interval);
         published.dirty.get_or_insert(reason);
@@ -323,17 +394,21 @@ impl Builder {
         self.next_due(feed, config)
     }
 
-    /// When the next window that is not yet published is due.
-    pub(crate) fn next_due(&self, feed: &FeedTrack, config: &Config) -> Option<Timestamp> {
-        let intervals = &config.intervals;
+    /// When the next window that holds a trade and is not yet published is due.
+    pub(crate) fn next_due_with_trades(&self, feed: &FeedTrack, intervals: &[Interval]) -> Option<Timestamp> {
         let closed_to = self.head.closed_to;
-        let kept = self
-            .slots
+        self.slots
             .range(closed_to.plus_micros(-self.reach_micros(intervals))..)
             .filter(|(_, slot)| slot.minute.is_some())
             .flat_map(|(open, _)| indices(intervals).map(|i| self.window(feed, intervals, i, *open).due))
             .filter(|due| *due > closed_to)
-            .min();
+            .min()
+    }
+
+    /// When the next window that is not yet published is due.
+    pub(crate) fn next_due(&self, feed: &FeedTrack, config: &Config) -> Option<Timestamp> {
+        let closed_to = self.head.closed_to;
+        let kept = self.next_due_with_trades(feed, &config.intervals);
         let carries = self.head.last_close.is_some_and(|(open, _)| closed_to.micros_since(open) <= CARRY_LIMIT_MICROS);
         let quiet =
             (config.emit_empty && carries).then(|| closed_to.window_open(Interval::ONE_MINUTE).plus_micros(MINUTE_MICROS));
@@ -385,13 +460,7 @@ impl Builder {
         let Window { interval: index, open, end, .. } = window;
         let mut quality = self.quality(feed, window);
         let carried = self.head.last_close.filter(|(last, _)| *last < open).map(|(_, price)| price);
-        let folded = self.slots.range(open..end).filter_map(|(_, slot)| slot.minute.as_ref()).fold(
-            None::<Minute>,
-            |sum, minute| match sum {
-                None => Some(minute.clone()),
-                Some(sum) => Some(sum.followed_by(minute)),
-            },
-        );
+        let folded = self.folded(open, end);
         let is_empty = folded.is_none();
         let published = self.slots.entry(open).or_default().publication(index);
         if is_empty && quality != Quality::Halted {
@@ -412,11 +481,53 @@ impl Builder {
         }
         published.revision += 1;
         published.quality = quality;
-        out.push(Bar {
+        let revision = published.revision;
+        if index == 0 && !is_empty && self.sums_flows {
+            let is = FlowSum::of_minute(&bar, quality);
+            let was = self.slots.entry(open).or_default().flow.replace(is);
+            self.minute_flows.push(MinuteFlow { open, was, is, revision });
+        }
+        let reason = if revision > 0 { reason.map(|r| r.text().to_owned()) } else { None };
+        out.push(self.bar(intervals, window, &bar, revision, quality, reason));
+    }
+
+    /// The minutes of a window as one; `None` without a trade.
+    fn folded(&self, open: Timestamp, end: Timestamp) -> Option<Minute> {
+        let minutes = self.slots.range(open..end).filter_map(|(_, slot)| slot.minute.as_ref());
+        minutes.fold(None, |sum: Option<Minute>, minute| match sum {
+            None => Some(minute.clone()),
+            Some(sum) => Some(sum.followed_by(minute)),
+        })
+    }
+
+    /// The windows around the newest trade as they stand, those that are published already left out.
+    pub(crate) fn open_bars(&self, feed: &FeedTrack, intervals: &[Interval], out: &mut Vec<Bar>) {
+        let Some((minute, _)) = self.slots.iter().rfind(|(_, slot)| slot.minute.is_some()) else { return };
+        for interval in indices(intervals) {
+            let window = self.window(feed, intervals, interval, *minute);
+            if window.due <= self.head.closed_to {
+                continue;
+            }
+            if let Some(folded) = self.folded(window.open, window.end) {
+                out.push(self.bar(intervals, window, &folded, Bar::UNFINISHED, self.quality(feed, window), None));
+            }
+        }
+    }
+
+    fn bar(
+        &self,
+        intervals: &[Interval],
+        window: Window,
+        bar: &Minute,
+        revision: i32,
+        quality: Quality,
+        revision_reason: Option<String>,
+    ) -> Bar {
+        Bar {
             instrument: self.instrument.clone(),
-            interval: intervals[usize::from(index)],
-            open_time: open,
-            close_time: grid_close(intervals, index, open),
+            interval: intervals[usize::from(window.interval)].into(),
+            open_time: window.open,
+            close_time: grid_close(intervals, window.interval, window.open),
             open: bar.open,
             high: bar.high,
             low: bar.low,
@@ -427,12 +538,12 @@ impl Builder {
             trade_count: bar.trade_count,
             buy_volume: bar.buy_volume,
             sell_volume: bar.sell_volume,
-            revision: published.revision,
+            revision,
             quality,
             feed: self.feed.clone(),
             source: self.source,
-            revision_reason: if published.revision > 0 { reason.map(|r| r.text().to_owned()) } else { None },
-        });
+            revision_reason,
+        }
     }
 
     fn quality(&self, feed: &FeedTrack, Window { open, end: close, .. }: Window) -> Quality {
@@ -481,6 +592,8 @@ impl Builder {
             self.drop_slot(open);
         }
         self.dirty.clear();
+        self.traded_touched = !self.traded.is_empty();
+        self.traded.clear();
     }
 
     fn drop_slot(&mut self, open: Timestamp) {

@@ -7,7 +7,7 @@ use crate::builder::{Head, Slot};
 use crate::feed::FeedTrack;
 use crate::ids::IdRun;
 use crate::partition::{Config, Partition};
-use marketflow_model::{BarSource, Feed, Instrument, Timestamp};
+use marketflow_model::{BarKind, BarSource, Feed, Instrument, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -34,13 +34,13 @@ pub enum RestoreError {
         /// Readable.
         expected: u8,
     },
-    /// The changelog was written with other intervals.
-    #[error("changelog was written for other intervals than the configured ones")]
+    /// The changelog was written with other intervals or kinds of bars.
+    #[error("changelog was written for other intervals or kinds of bars than the configured ones")]
     Intervals,
 }
 
 /// Version of keys and values; another one is refused.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 #[derive(Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
@@ -49,6 +49,7 @@ enum Key {
     Slot(BarSource, Feed, Instrument, Timestamp),
     Ids(BarSource, Feed, Instrument, Timestamp, u32),
     Intervals,
+    Traded(BarSource, Feed, Instrument),
 }
 
 fn encode_key(key: &Key) -> Vec<u8> {
@@ -57,8 +58,20 @@ fn encode_key(key: &Key) -> Vec<u8> {
     bytes
 }
 
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_stdvec(value).expect("plain values serialize")
+}
+
+/// The last value of each key that has one.
+pub(crate) fn live(records: impl IntoIterator<Item = Change>) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut live = BTreeMap::new();
+    for Change { key, value } in records {
+        match value {
+            Some(value) => live.insert(key, value),
+            None => live.remove(&key),
+        };
+    }
+    live
 }
 
 impl Partition {
@@ -81,6 +94,10 @@ impl Partition {
             if std::mem::take(&mut builder.head_touched) {
                 put(&Key::Head(name.0, name.1.clone(), name.2.clone()), Some(encode(&builder.head)));
             }
+            if std::mem::take(&mut builder.traded_touched) {
+                let traded = (!builder.traded.is_empty()).then(|| encode(&builder.traded));
+                put(&Key::Traded(name.0, name.1.clone(), name.2.clone()), traded);
+            }
             for (open, runs) in std::mem::take(&mut builder.dropped) {
                 put(&Key::Slot(name.0, name.1.clone(), name.2.clone(), open), None);
                 for run in 0..runs {
@@ -96,8 +113,7 @@ impl Partition {
             }
         }
         if !changes.is_empty() && !std::mem::replace(&mut self.intervals_written, true) {
-            let intervals: Vec<u16> = self.config.intervals.iter().map(|i| i.minutes()).collect();
-            changes.push(Change { key: encode_key(&Key::Intervals), value: Some(encode(&intervals)) });
+            changes.push(Change { key: encode_key(&Key::Intervals), value: Some(encode(&self.config.bar_kinds())) });
         }
         changes
     }
@@ -107,15 +123,8 @@ impl Partition {
     /// # Errors
     /// [`RestoreError`] when a record is not readable or was written for another version or other intervals; nothing is guessed.
     pub fn restore(config: Config, records: impl IntoIterator<Item = Change>) -> Result<Self, RestoreError> {
-        let mut live: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-        for Change { key, value } in records {
-            match value {
-                Some(value) => live.insert(key, value),
-                None => live.remove(&key),
-            };
-        }
         let mut partition = Self::new(config);
-        for (key, value) in live {
+        for (key, value) in live(records) {
             let (version, key) = key.split_first().ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
             if *version != VERSION {
                 return Err(RestoreError::Version { found: *version, expected: VERSION });
@@ -140,16 +149,21 @@ impl Partition {
                 let at = self.named(source, &feed, &instrument);
                 let restored: Slot = postcard::from_bytes(value)?;
                 let slot = self.builders[at].slots.entry(open).or_default();
-                (slot.minute, slot.published, slot.written) = (restored.minute, restored.published, true);
+                slot.written = true;
+                (slot.minute, slot.published, slot.flow) = (restored.minute, restored.published, restored.flow);
             }
             Key::Ids(source, feed, instrument, open, number) => {
                 let at = self.named(source, &feed, &instrument);
                 let run: IdRun = postcard::from_bytes(value)?;
                 self.builders[at].slots.entry(open).or_default().ids.restore(number, run);
             }
+            Key::Traded(source, feed, instrument) => {
+                let at = self.named(source, &feed, &instrument);
+                self.builders[at].traded = postcard::from_bytes(value)?;
+            }
             Key::Intervals => {
-                let intervals: Vec<u16> = postcard::from_bytes(value)?;
-                if !self.config.intervals.iter().map(|i| i.minutes()).eq(intervals) {
+                let kinds: Vec<BarKind> = postcard::from_bytes(value)?;
+                if self.config.bar_kinds() != kinds {
                     return Err(RestoreError::Intervals);
                 }
                 self.intervals_written = true;

@@ -63,7 +63,16 @@ pub(crate) struct FeedTrack {
     pub(crate) halts: Vec<Halt>,
     /// An import that ended takes no more rows.
     pub(crate) ended: bool,
+    /// Up to where the flow stage was told that this feed is complete; on a minute.
+    pub(crate) marked: Timestamp,
+    /// Clock of the feed's own last control.
+    pub(crate) clock: Timestamp,
+    /// Whether it counts as down because it has said nothing; a gap named [`SILENCE`] is open then.
+    pub(crate) down: bool,
 }
+
+/// Name of the gap that a feed's silence opens.
+pub(crate) const SILENCE: &str = "silence";
 
 impl Default for FeedTrack {
     fn default() -> Self {
@@ -75,6 +84,9 @@ impl Default for FeedTrack {
             gaps: Vec::new(),
             halts: Vec::new(),
             ended: false,
+            marked: Timestamp::MIN,
+            clock: Timestamp::MIN,
+            down: false,
         }
     }
 }

@@ -4,7 +4,8 @@
 //! time; every decision comes from a record of the log. Feeds never mix: windows are kept per (source, feed, instrument).
 //!
 //! Files in reading order: `partition.rs` (routing, watermarks, gaps), `builder.rs` (windows of one instrument), `minute.rs` (one minute's
-//! fold), `ids.rs` (de-duplication), `feed.rs` (what is known of a feed), `changelog.rs` (state as key-value changes).
+//! fold), `ids.rs` (de-duplication), `feed.rs` (what is known of a feed), `changelog.rs` (state as key-value changes), `flows.rs` and
+//! `flow_totals.rs` (turnover by aggressor, summed across instruments in two stages), `traded.rs` (bars that what was traded ends).
 //! Windows end with the session of the venue's calendar (`marketflow_model::Calendar`).
 //! It lacks candles by interval other than one minute, and folding of cancels: a cancel is set aside, never guessed.
 //!
@@ -13,9 +14,14 @@
 mod builder;
 mod changelog;
 mod feed;
+mod flow_totals;
+mod flows;
 mod ids;
 mod minute;
 mod partition;
+mod traded;
 
 pub use changelog::{Change, RestoreError};
+pub use flow_totals::{FlowTotals, PartialOutcome};
+pub use flows::{FlowGroup, FlowScope, FlowSum, METHOD, PartialFlows};
 pub use partition::{Config, Outcome, Partition};

@@ -34,6 +34,8 @@ pub(crate) struct Minute {
     pub(crate) trade_count: i64,
     pub(crate) buy_volume: Quantity,
     pub(crate) sell_volume: Quantity,
+    pub(crate) buy_turnover: Turnover,
+    pub(crate) sell_turnover: Turnover,
     first: Place,
     last: Place,
 }
@@ -43,17 +45,21 @@ impl Minute {
     pub(crate) fn of_trade(trade: &TradeRef<'_>, offset: i64) -> Option<Self> {
         let place = Place { sequence: trade.sequence, event_time: trade.event_time, offset };
         let size = trade.size.unwrap_or(Quantity::ZERO);
-        let on = |side| if trade.side == side { size } else { Quantity::ZERO };
+        let turnover = Turnover::of(trade.price, size)?;
+        let on = |side| if trade.side == side { (size, turnover) } else { (Quantity::ZERO, Turnover::ZERO) };
+        let ((buy_volume, buy_turnover), (sell_volume, sell_turnover)) = (on(Side::Buy), on(Side::Sell));
         let minute = Self {
             open: trade.price,
             high: trade.price,
             low: trade.price,
             close: trade.price,
             volume: size,
-            turnover: Turnover::of(trade.price, size)?,
+            turnover,
             trade_count: 1,
-            buy_volume: on(Side::Buy),
-            sell_volume: on(Side::Sell),
+            buy_volume,
+            sell_volume,
+            buy_turnover,
+            sell_turnover,
             first: place,
             last: place,
         };
@@ -80,6 +86,8 @@ impl Minute {
             trade_count: candle.trade_count.unwrap_or(0),
             buy_volume,
             sell_volume,
+            buy_turnover: Turnover::ZERO,
+            sell_turnover: Turnover::ZERO,
             first: place,
             last: place,
         };
@@ -99,6 +107,8 @@ impl Minute {
             trade_count: 0,
             buy_volume: Quantity::ZERO,
             sell_volume: Quantity::ZERO,
+            buy_turnover: Turnover::ZERO,
+            sell_turnover: Turnover::ZERO,
             first: place,
             last: place,
         }
@@ -114,9 +124,13 @@ impl Minute {
                 self.trade_count.checked_add(other.trade_count)?,
                 self.buy_volume.checked_add(other.buy_volume)?,
                 self.sell_volume.checked_add(other.sell_volume)?,
+                self.buy_turnover.checked_add(other.buy_turnover)?,
+                self.sell_turnover.checked_add(other.sell_turnover)?,
             ))
         })();
-        let Some((volume, turnover, trade_count, buy_volume, sell_volume)) = sums else { return false };
+        let Some((volume, turnover, trade_count, buy_volume, sell_volume, buy_turnover, sell_turnover)) = sums else {
+            return false;
+        };
         let sum = Self { volume, turnover, trade_count, buy_volume, sell_volume, ..self.clone() };
         if !sum.is_within_share() {
             return false;
@@ -133,6 +147,7 @@ impl Minute {
         self.low = self.low.min(other.low);
         (self.volume, self.turnover, self.trade_count) = (volume, turnover, trade_count);
         (self.buy_volume, self.sell_volume) = (buy_volume, sell_volume);
+        (self.buy_turnover, self.sell_turnover) = (buy_turnover, sell_turnover);
         true
     }
 
@@ -144,6 +159,8 @@ impl Minute {
         self.trade_count = self.trade_count.checked_add(later.trade_count).expect(FITS);
         self.buy_volume = self.buy_volume.checked_add(later.buy_volume).expect(FITS);
         self.sell_volume = self.sell_volume.checked_add(later.sell_volume).expect(FITS);
+        self.buy_turnover = self.buy_turnover.checked_add(later.buy_turnover).expect(FITS);
+        self.sell_turnover = self.sell_turnover.checked_add(later.sell_turnover).expect(FITS);
         self.high = self.high.max(later.high);
         self.low = self.low.min(later.low);
         self.close = later.close;

@@ -3,12 +3,13 @@
 //! Next: `builder.rs`.
 
 use crate::builder::{Builder, Fold, Reason};
-use crate::feed::{FeedTrack, Gap, GapState, Halt};
+use crate::feed::{FeedTrack, Gap, GapState, Halt, SILENCE};
+use crate::flows::{FlowStage, PartialFlows};
 use crate::ids::TradeId;
 use crate::minute::Minute;
 use marketflow_model::{
-    Bar, BarSource, Candle, Condition, Control, ControlKind, Feed, FeedState, Instrument, InstrumentRef, Interval, Price,
-    Quantity, Source, Timestamp, TradeRef,
+    Bar, BarKind, BarSource, Candle, Condition, Control, ControlKind, Feed, FeedState, FlowAggregate, Instrument, InstrumentRef,
+    Interval, Price, Quantity, Source, Timestamp, TradeRef,
 };
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -18,6 +19,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub struct Config {
     /// Intervals to build, shortest first, 1 minute included.
     pub intervals: Vec<Interval>,
+    /// Kinds of bars that what was traded ends, not time.
+    pub kinds: Vec<BarKind>,
     /// How long a closed window still takes corrections, in microseconds. Also how far data alone trails the watermark it moves.
     pub allowed_lateness_micros: i64,
     /// How far a live record's event time may lie ahead of its receive time, in microseconds.
@@ -26,17 +29,31 @@ pub struct Config {
     pub gap_limit_micros: i64,
     /// Whether windows of an open market without a trade are published too, carrying the last close.
     pub emit_empty: bool,
+    /// Whether turnover by aggressor is summed across instruments.
+    pub flows: bool,
+    /// How long a feed may say nothing before it counts as down, in microseconds.
+    pub down_after_micros: i64,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             intervals: Interval::STANDARD.to_vec(),
+            kinds: Vec::new(),
             allowed_lateness_micros: 5 * 60_000_000,
             future_tolerance_micros: 5_000_000,
             gap_limit_micros: 7 * 86_400_000_000,
             emit_empty: false,
+            flows: true,
+            down_after_micros: 30_000_000,
         }
+    }
+}
+
+impl Config {
+    /// Every kind of bar that is built: lengths of time first.
+    pub(crate) fn bar_kinds(&self) -> Vec<BarKind> {
+        self.intervals.iter().map(|interval| (*interval).into()).chain(self.kinds.iter().copied()).collect()
     }
 }
 
@@ -70,11 +87,18 @@ pub(crate) struct FeedEntry {
     pub(crate) revisable: BTreeSet<Instrument>,
     /// When the next unpublished window closes.
     pub(crate) next_due: Timestamp,
+    /// Controls of its own since this state was built; no part of the state.
+    heard: u64,
 }
 
 impl FeedEntry {
     fn is(&self, source: BarSource, feed: &str) -> bool {
         self.source == source && self.feed.as_str() == feed
+    }
+
+    /// Whether its minutes count in flows: candles do not know the aggressor, and imports come one instrument at a time, in any order.
+    fn is_live_trades(&self) -> bool {
+        self.source == BarSource::Trades && !self.feed.is_import()
     }
 }
 
@@ -98,6 +122,7 @@ pub struct Partition {
     feed_index: HashMap<Feed, Vec<usize>>,
     /// The feed of the last record: the next is most often of the same.
     last_feed: usize,
+    flows: FlowStage,
 }
 
 impl Partition {
@@ -116,6 +141,7 @@ impl Partition {
             intervals_written: false,
             feed_index: HashMap::new(),
             last_feed: 0,
+            flows: FlowStage::default(),
         }
     }
 
@@ -129,7 +155,10 @@ impl Partition {
             return Outcome::Refused("price times size overflows".into());
         };
         let id = trade.trade_id.map(TradeId::of);
-        self.fold(BarSource::Trades, trade.feed, trade.instrument, trade.event_time, minute, id, trade.import_row, out)
+        let outcome =
+            self.fold(BarSource::Trades, trade.feed, trade.instrument, trade.event_time, minute, id, trade.import_row, out);
+        self.flows.finish(trade.feed, offset);
+        outcome
     }
 
     /// Takes a provider's candle. Only closed one-minute candles build bars; the others fold from them.
@@ -165,12 +194,32 @@ impl Partition {
         )
     }
 
-    /// Takes a control of the trades topic ([`BarSource::Trades`]) or the candles topic. Closed bars and gathered revisions are appended to `out`.
-    pub fn on_control(&mut self, source: BarSource, control: &Control, out: &mut Vec<Bar>) {
-        if matches!(control.kind, ControlKind::Unknown | ControlKind::Clock | ControlKind::CalendarChange) {
+    /// Takes a control that stands at `offset` of the trades topic ([`BarSource::Trades`]) or the candles topic. Closed bars and gathered
+    /// revisions are appended to `out`.
+    pub fn on_control(&mut self, source: BarSource, control: &Control, offset: i64, out: &mut Vec<Bar>) {
+        self.apply(source, control, out);
+        self.flows.finish(control.feed.as_str(), offset);
+    }
+
+    /// What the records since the last call add to flows across instruments: partial sums for `crate::FlowTotals`, and the flows of single
+    /// instruments, whose revisions are those of their one-minute bars.
+    pub fn take_flows(&mut self) -> (Vec<PartialFlows>, Vec<FlowAggregate>) {
+        self.flows.take()
+    }
+
+    fn apply(&mut self, source: BarSource, control: &Control, out: &mut Vec<Bar>) {
+        if matches!(control.kind, ControlKind::Unknown | ControlKind::CalendarChange) {
             return;
         }
         let entry = self.feed_entry(source, control.feed.as_str());
+        if control.kind == ControlKind::Clock {
+            return self.hear_silence(entry, control.clock, out);
+        }
+        let feed = &mut self.feeds[entry];
+        feed.heard += 1;
+        feed.touched |= control.clock > feed.track.clock;
+        feed.track.clock = feed.track.clock.max(control.clock);
+        self.end_silence(entry, control.complete_through);
         match control.kind {
             ControlKind::FeedState if control.state == FeedState::Up => self.declare_coverage(entry, control),
             ControlKind::GapOpened => self.set_gap(entry, control, GapState::Open, Reason::GapFound),
@@ -191,6 +240,31 @@ impl Partition {
         }
         self.abandon_old_gaps(entry);
         self.publish_revisions(entry, out);
+    }
+
+    /// Live feeds whose silence would be news: those that are not down, or have windows to close. With the clock of their last control, and how
+    /// many controls they have sent since this state was built.
+    pub fn listened_to(&self) -> impl Iterator<Item = (BarSource, &Feed, Timestamp, u64)> {
+        let has_windows = |feed: &FeedEntry| {
+            let mut builders = feed.builders.values().map(|at| &self.builders[*at]);
+            builders.any(|builder| builder.next_due_with_trades(&feed.track, &self.config.intervals).is_some())
+        };
+        let is_live = |feed: &&FeedEntry| !feed.feed.is_import() && !feed.track.ended && feed.track.clock != Timestamp::MIN;
+        let listened = self.feeds.iter().filter(is_live).filter(move |feed| !feed.track.down || has_windows(feed));
+        listened.map(|feed| (feed.source, &feed.feed, feed.track.clock, feed.heard))
+    }
+
+    /// Positions of the instruments that changed since the last [`Partition::take_changes`], for [`Partition::open_bars`]; each once.
+    pub fn touched(&self) -> &[usize] {
+        &self.touched_builders
+    }
+
+    /// Appends the open windows around an instrument's newest trade as they stand: no results ([`Bar::UNFINISHED`]), nothing for imports.
+    pub fn open_bars(&self, at: usize, out: &mut Vec<Bar>) {
+        let Some(builder) = self.builders.get(at).filter(|builder| !builder.feed.is_import()) else { return };
+        if let Some(feed) = self.feeds.iter().find(|feed| feed.is(builder.source, builder.feed.as_str())) {
+            builder.open_bars(&feed.track, &self.config.intervals, out);
+        }
     }
 
     /// The feed's watermark in this partition; `None` before its first record.
@@ -263,10 +337,14 @@ impl Partition {
             self.feeds[entry].track.covered_from = Some(event_time);
             self.feeds[entry].touched = true;
         }
+        let dealt = (source == BarSource::Trades && !self.config.kinds.is_empty()).then(|| minute.clone());
         let (fold, due) = self.builders[at].fold(&self.feeds[entry].track, &self.config.intervals, event_time, minute, id, row);
         self.touch(at);
         if fold == Fold::Overflow {
             return Outcome::Refused("the minute's sums overflow".into());
+        }
+        if let Some(trade) = dealt {
+            self.builders[at].deal(&self.feeds[entry].track, &self.config.kinds, event_time, &trade, out);
         }
         if self.builders[at].has_revisions() {
             self.feeds[entry].revisable.insert(self.builders[at].instrument.clone());
@@ -291,8 +369,8 @@ impl Partition {
             return;
         }
         let feed = &mut self.feeds[entry];
-        if !feed.feed.is_import() {
-            feed.track.ended = false;
+        if !feed.feed.is_import() && std::mem::take(&mut feed.track.ended) {
+            feed.track.marked = Timestamp::MIN;
         }
         if !feed.track.declared {
             feed.track.declared = true;
@@ -357,6 +435,45 @@ impl Partition {
         }
     }
 
+    /// The processor noticed that a feed has said nothing up to here. Its open windows close as they are, with a gap from where it was complete;
+    /// whatever it still delivers is not late.
+    fn hear_silence(&mut self, entry: usize, clock: Timestamp, out: &mut Vec<Bar>) {
+        let feed = &mut self.feeds[entry];
+        let track = &mut feed.track;
+        let silent_micros = clock.micros_since(track.clock);
+        if feed.feed.is_import() || track.ended || track.clock == Timestamp::MIN || silent_micros < self.config.down_after_micros
+        {
+            return;
+        }
+        if !std::mem::replace(&mut track.down, true) {
+            let from = if track.watermark == Timestamp::MIN { track.clock } else { track.watermark };
+            track.gaps.push(Gap { id: SILENCE.to_owned(), instrument: None, from, to: Timestamp::MAX, state: GapState::Open });
+            feed.touched = true;
+            if self.config.flows && feed.is_live_trades() {
+                feed.track.marked = Timestamp::MAX;
+                self.flows.mark(Timestamp::MAX);
+            }
+            self.mark_quality(entry, None, Reason::GapFound);
+        }
+        self.advance(entry, clock, out);
+        self.publish_revisions(entry, out);
+    }
+
+    /// A feed that was down says up to where it is complete: once that reaches what was closed without it, the silence is over, and all that fell
+    /// into it stands in the log, gaps that the feed itself declared excepted.
+    fn end_silence(&mut self, entry: usize, complete_through: Option<Timestamp>) {
+        let feed = &mut self.feeds[entry];
+        let track = &mut feed.track;
+        let Some(to) = complete_through.filter(|through| track.down && *through >= track.watermark) else { return };
+        track.down = false;
+        track.marked = Timestamp::MIN;
+        for gap in track.gaps.iter_mut().filter(|gap| gap.id == SILENCE && gap.state == GapState::Open) {
+            (gap.state, gap.to) = (GapState::Filled, to);
+        }
+        feed.touched = true;
+        self.mark_quality(entry, None, Reason::GapFilled);
+    }
+
     fn abandon_old_gaps(&mut self, entry: usize) {
         let limit = self.config.gap_limit_micros;
         let track = &mut self.feeds[entry].track;
@@ -382,11 +499,17 @@ impl Partition {
         }
         feed.track.watermark = to;
         feed.touched = true;
+        let sums_flows = self.config.flows && feed.is_live_trades();
+        if sums_flows && to.micros_since(feed.track.marked) >= Interval::ONE_MINUTE.micros() {
+            feed.track.marked = to.window_open(Interval::ONE_MINUTE);
+            self.flows.mark(feed.track.marked);
+        }
         if to < feed.next_due {
             return;
         }
         let horizon = to.plus_micros(-self.config.allowed_lateness_micros);
         let first = out.len();
+        let mut flowing = Vec::new();
         feed.next_due = Timestamp::MAX;
         for at in feed.builders.values() {
             let builder = &mut self.builders[*at];
@@ -394,8 +517,13 @@ impl Partition {
                 feed.next_due = feed.next_due.min(due);
             }
             builder.drop_before(&feed.track, intervals, horizon);
+            if !builder.minute_flows.is_empty() {
+                flowing.push(*at);
+            }
             touch(&mut self.touched_builders, &mut self.builders[*at], *at);
         }
+        self.gather_flows(flowing);
+        let (intervals, feed) = (&self.config.intervals, &mut self.feeds[entry]);
         let longest = intervals.last().map_or(0, |i| i.micros());
         let longest = feed.builders.values().map(|at| self.builders[*at].reach_micros(intervals)).fold(longest, i64::max);
         feed.track.gaps.retain(|g| g.state == GapState::Open || g.to.plus_micros(longest) > horizon);
@@ -405,13 +533,32 @@ impl Partition {
 
     fn publish_revisions(&mut self, entry: usize, out: &mut Vec<Bar>) {
         let feed = &mut self.feeds[entry];
+        let mut flowing = Vec::new();
         for instrument in std::mem::take(&mut feed.revisable) {
             let at = feed.builders[&instrument];
             self.builders[at].publish_revisions(&feed.track, &self.config.intervals, out);
             touch(&mut self.touched_builders, &mut self.builders[at], at);
+            if !self.builders[at].minute_flows.is_empty() {
+                flowing.push(at);
+            }
             if self.builders[at].has_revisions() {
                 feed.revisable.insert(instrument);
             }
+        }
+        self.gather_flows(flowing);
+    }
+
+    /// Minutes published just now go into the flows, those of one feed per instrument: the first that published any.
+    fn gather_flows(&mut self, flowing: Vec<usize>) {
+        for at in flowing {
+            let serves = self.builders[at].head.serves_flows.unwrap_or_else(|| {
+                let instrument = &self.builders[at].instrument;
+                let mut others = self.feeds.iter().filter_map(|feed| feed.builder_index.get(instrument));
+                !others.any(|other| self.builders[*other].head.serves_flows == Some(true))
+            });
+            let builder = &mut self.builders[at];
+            builder.head_touched |= builder.head.serves_flows.replace(serves).is_none();
+            self.flows.gather(builder, serves);
         }
     }
 
@@ -422,12 +569,17 @@ impl Partition {
         }
         feed.touched = true;
         feed.track.cut_at = control.to;
+        feed.track.down = false;
         let is_import = feed.feed.is_import();
         let last_due = feed.builders.values().filter_map(|at| {
             let builder = &self.builders[*at];
             Some(builder.slots.keys().next_back()?.plus_micros(builder.reach_micros(&self.config.intervals)))
         });
-        if let Some(last) = last_due.max() {
+        let last = last_due.max();
+        for gap in feed.track.gaps.iter_mut().filter(|gap| gap.id == SILENCE && gap.state == GapState::Open) {
+            (gap.state, gap.to) = (GapState::Abandoned, feed.track.watermark);
+        }
+        if let Some(last) = last {
             self.advance(entry, last, out);
         }
         self.publish_revisions(entry, out);
@@ -438,7 +590,12 @@ impl Partition {
             }
             self.feeds[entry].revisable.clear();
         }
-        self.feeds[entry].track.ended = true;
+        let feed = &mut self.feeds[entry];
+        feed.track.ended = true;
+        if self.config.flows && feed.is_live_trades() {
+            feed.track.marked = Timestamp::MAX;
+            self.flows.mark(Timestamp::MAX);
+        }
     }
 
     pub(crate) fn feed_entry(&mut self, source: BarSource, feed: &str) -> usize {
@@ -457,6 +614,7 @@ impl Partition {
                 builder_index: HashMap::new(),
                 revisable: BTreeSet::new(),
                 next_due: Timestamp::MAX,
+                heard: 0,
             });
             self.feeds.len() - 1
         });
@@ -474,7 +632,8 @@ impl Partition {
         let at = self.builders.len();
         let feed = &mut self.feeds[entry];
         let instrument = instrument.to_owned();
-        self.builders.push(Builder::new(feed.source, feed.feed.clone(), instrument.clone()));
+        let sums_flows = self.config.flows && feed.is_live_trades();
+        self.builders.push(Builder::new(feed.source, feed.feed.clone(), instrument.clone(), sums_flows));
         feed.builders.insert(instrument.clone(), at);
         feed.builder_index.insert(instrument, at);
         at

@@ -51,13 +51,13 @@ fn run(trades: &[Trade]) -> (Vec<Bar>, Vec<Change>) {
     let mut bars = Vec::new();
     let up =
         Control { state: FeedState::Up, from: Some(Timestamp::from_micros(START)), ..control(ControlKind::FeedState, START) };
-    partition.on_control(BarSource::Trades, &up, &mut bars);
+    partition.on_control(BarSource::Trades, &up, 0, &mut bars);
     for (trade, offset) in trades.iter().zip(1..) {
         partition.on_trade(trade, offset, &mut bars);
     }
     let through = Some(Timestamp::from_micros(START + 86_400 * SECOND));
     let beat = Control { complete_through: through, ..control(ControlKind::Heartbeat, START + 86_400 * SECOND) };
-    partition.on_control(BarSource::Trades, &beat, &mut bars);
+    partition.on_control(BarSource::Trades, &beat, i64::MAX, &mut bars);
     let changes = partition.take_changes();
     (bars, changes)
 }

@@ -71,7 +71,7 @@ fn run_with(config: &Config, log: &[Record], restart: usize) -> Vec<(usize, Bar)
                 let outcome = partition.on_trade(t, i64::try_from(at).unwrap(), &mut out);
                 assert_eq!(outcome, Outcome::Used, "{t:?}");
             }
-            Record::Control(c) => partition.on_control(BarSource::Trades, c, &mut out),
+            Record::Control(c) => partition.on_control(BarSource::Trades, c, i64::try_from(at).unwrap(), &mut out),
         }
         bars.extend(out.into_iter().map(|bar| (at, bar)));
         changelog.extend(partition.take_changes());
@@ -139,7 +139,7 @@ fn the_closing_bars_are_out_at_close_plus_grace() {
         assert_eq!((bar.trade_count, bar.quality, bar.revision), (1, Quality::Complete, 0), "only the closing print: {bar:?}");
     }
     let after = bars.iter().filter(|(_, b)| b.open_time == kst("15:40:00") || b.open_time == kst("15:41:00"));
-    let after: Vec<_> = after.map(|(_, b)| (b.interval.minutes(), b.trade_count, b.close_time)).collect();
+    let after: Vec<_> = after.map(|(_, b)| (b.interval.interval().unwrap().minutes(), b.trade_count, b.close_time)).collect();
     assert_eq!(after, [(1, 1, kst("15:42:00")), (5, 1, kst("15:45:00")), (15, 1, kst("15:45:00"))], "a session of its own");
     assert!(bars.iter().all(|(_, b)| b.quality == Quality::Complete), "a quiet symbol has no gap");
     let busy = bars.iter().filter(|(_, b)| b.instrument.symbol() == "005930" && b.interval == Interval::ONE_MINUTE).count();

@@ -72,7 +72,7 @@ fn apply(partition: &mut Partition, offset: i64, record: &Record, out: &mut Vec<
     match record {
         Record::Trade(t) => Some(partition.on_trade(t, offset, out)),
         Record::Control(c) => {
-            partition.on_control(BarSource::Trades, c, out);
+            partition.on_control(BarSource::Trades, c, offset, out);
             None
         }
     }
@@ -345,4 +345,95 @@ fn what_is_not_believable_is_set_aside_with_its_reason() {
     check(|t| t.size = Some("0".parse().unwrap()), "size is zero");
     check(|t| t.price = "-1".parse().unwrap(), "price is negative");
     check(|t| t.event_time = t.receive_time.plus_micros(6 * SECOND), "event time is ahead of receive time");
+}
+
+#[test]
+fn open_windows_show_what_they_hold_and_closed_ones_do_not() {
+    let t = |id, second, price: &str| Record::Trade(trade("BTCUSD", id, START + second * SECOND, price, "1", Side::Buy));
+    let mut partition = Partition::new(Config::default());
+    let mut results = Vec::new();
+    let log = [up(START), t(1, 10, "100"), t(2, 70, "101"), heartbeat(START + 65 * SECOND), t(3, 75, "99")];
+    for (record, offset) in log.iter().zip(0..) {
+        apply(&mut partition, offset, record, &mut results);
+    }
+    assert_eq!(partition.touched(), [0]);
+    let shown = |partition: &Partition| {
+        let mut open = Vec::new();
+        partition.open_bars(0, &mut open);
+        assert!(open.iter().all(|bar| bar.revision == Bar::UNFINISHED && bar.revision_reason.is_none()));
+        open
+    };
+    let open = shown(&partition);
+    let of_minute = [(1, "99".to_owned(), 2, Bar::UNFINISHED, Quality::Complete)];
+    assert_eq!(bars_of(&open, Interval::ONE_MINUTE), of_minute, "the minute before is a result already");
+    assert_eq!(bars_of(&open, Interval::FIFTEEN_MINUTES), [(0, "99".to_owned(), 3, Bar::UNFINISHED, Quality::Complete)]);
+    assert_eq!(results.len(), 1, "looking publishes nothing");
+    let changes = partition.take_changes();
+    assert_eq!(partition.touched(), [0usize; 0]);
+    assert_eq!(shown(&Partition::restore(Config::default(), changes).unwrap()), open);
+
+    apply(&mut partition, 5, &heartbeat(START + 900 * SECOND), &mut results);
+    assert_eq!(shown(&partition), []);
+    let last_of_minute = results.iter().rfind(|bar| bar.interval == Interval::ONE_MINUTE).unwrap();
+    let unfinished = open.iter().find(|bar| bar.interval == Interval::ONE_MINUTE).unwrap();
+    assert_eq!(Bar { revision: 0, ..unfinished.clone() }, *last_of_minute, "the result is what was shown last");
+}
+
+fn clock(at: i64) -> Record {
+    Record::Control(control(ControlKind::Clock, at))
+}
+
+#[test]
+fn a_silent_feed_closes_as_gap_and_is_backfilled_when_it_is_complete_again() {
+    let t = |id, second, price: &str| Record::Trade(trade("BTCUSD", id, START + second * SECOND, price, "1", Side::Buy));
+    let log = [
+        up(START),
+        t(1, 10, "100"),
+        t(2, 40, "101"),
+        heartbeat(START + 30 * SECOND), // the last word, at clock START + 30 s
+        clock(START + 59 * SECOND),     // 29 s: not yet
+        clock(START + 65 * SECOND),     // down: minute 0 closes without what came after 30 s
+        clock(START + 70 * SECOND),     // nothing new
+        t(3, 45, "99"),                 // comes back, and brings what it kept
+        heartbeat(START + 50 * SECOND), // not as far as what was closed
+        t(4, 62, "98"),
+        heartbeat(START + 300 * SECOND),
+    ];
+    let (bars, outcomes) = run(&log);
+    assert!(outcomes.iter().all(|o| *o == Outcome::Used), "{outcomes:?}");
+    assert_eq!(
+        bars_of(&bars, Interval::ONE_MINUTE),
+        [
+            (0, "101".into(), 2, 0, Quality::Gap),
+            (0, "99".into(), 3, 1, Quality::Backfilled),
+            (1, "98".into(), 1, 0, Quality::Backfilled),
+        ]
+    );
+    for seed in 0..20 {
+        assert_eq!(run_with_crashes(&log, &mut ChaCha8Rng::seed_from_u64(seed)), bars, "seed {seed}: crashes change nothing");
+    }
+}
+
+#[test]
+fn silence_makes_no_bar_of_nothing_and_what_it_closes_late_is_not_late() {
+    let t = |id, second, price: &str| Record::Trade(trade("BTCUSD", id, START + second * SECOND, price, "1", Side::Buy));
+    let hour = 3_600 * SECOND;
+    let mut partition = Partition::new(Config { emit_empty: true, ..Config::default() });
+    let (mut bars, mut listened) = (Vec::new(), Vec::new());
+    let log = [
+        up(START),
+        t(1, 10, "100"),
+        heartbeat(START + 60 * SECOND),
+        clock(START + hour),
+        t(2, 70, "101"),
+        heartbeat(START + hour),
+    ];
+    for (record, offset) in log.iter().zip(0..) {
+        assert!(matches!(apply(&mut partition, offset, record, &mut bars), None | Some(Outcome::Used)), "record {offset}");
+        listened.push(partition.listened_to().count());
+    }
+    let minutes = bars_of(&bars, Interval::ONE_MINUTE);
+    assert_eq!(minutes[..2], [(0, "100".into(), 1, 0, Quality::Complete), (1, "101".into(), 1, 0, Quality::Backfilled)]);
+    assert_eq!(minutes.len(), 2, "no minute of the silence was quiet for sure: {minutes:?}");
+    assert_eq!(listened, [1, 1, 1, 0, 0, 1], "down, and nothing left to close: nothing to say");
 }

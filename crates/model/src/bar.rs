@@ -1,6 +1,6 @@
 //! OHLCV as *we* built it.
 
-use crate::{Amount, Feed, Instrument, Interval, Price, Quantity, Timestamp};
+use crate::{Amount, BarKind, Feed, Instrument, Price, Quantity, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// How far a bar can be trusted.
@@ -38,12 +38,15 @@ pub enum BarSource {
 }
 
 /// A final bar over `[open_time, close_time)` in event time, or a revision of one. Nothing of the run that built it is in it.
+///
+/// A bar that what was traded ended (not time) holds trades in the order of the log: `open` is the first of them, `close` the last, `open_time`
+/// the first one's event time, moved on where a bar of its kind opened then already, so that it still identifies the bar.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Bar {
     /// What was traded.
     pub instrument: Instrument,
-    /// Length of the window.
-    pub interval: Interval,
+    /// What ended it.
+    pub interval: BarKind,
     /// Start of the window (inclusive); identifies the bar with instrument, interval and feed.
     pub open_time: Timestamp,
     /// End of the window (exclusive).
@@ -68,7 +71,7 @@ pub struct Bar {
     pub buy_volume: Quantity,
     /// Volume of trades whose aggressor sold; buy + sell ≤ volume.
     pub sell_volume: Quantity,
-    /// 0 for the first emission, +1 per correction.
+    /// 0 for the first emission, +1 per correction; [`Bar::UNFINISHED`] where it is no result.
     pub revision: i32,
     /// How far it can be trusted.
     pub quality: Quality,
@@ -78,4 +81,9 @@ pub struct Bar {
     pub source: BarSource,
     /// Why there is a revision; `None` at revision 0.
     pub revision_reason: Option<String>,
+}
+
+impl Bar {
+    /// The revision of a bar whose window is still open: it shows what the window holds so far and is no result.
+    pub const UNFINISHED: i32 = -1;
 }

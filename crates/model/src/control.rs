@@ -26,7 +26,8 @@ pub enum ControlKind {
     CalendarChange,
     /// The feed is over: nothing follows; all its windows close.
     End,
-    /// Written by the processor when a partition had no control for a while: `clock` only.
+    /// Written by the processor when a feed has said nothing for a while: `clock` is how far the feed's own clock must be by now, `state` down
+    /// where that is too long.
     Clock,
 }
 

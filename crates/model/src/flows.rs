@@ -89,11 +89,11 @@ pub struct FlowAggregate {
     pub outflow: Amount,
     /// inflow − outflow.
     pub net: Amount,
-    /// ISO 4217, or empty where amounts of several currencies were not converted.
+    /// ISO 4217 or a coin's ticker; empty where it is not known. Amounts of different currencies are never added.
     pub currency: String,
     /// Number of inputs.
     pub input_count: i64,
-    /// An input is older than its source's cadence allows.
+    /// An input is older than its source's cadence allows, or has a hole.
     pub stale: bool,
     /// 0 for the first emission, +1 per correction.
     pub revision: i32,

@@ -17,6 +17,7 @@ mod interval;
 mod quote;
 mod timestamp;
 mod trade;
+mod venue;
 
 pub use bar::{Bar, BarSource, Quality};
 pub use calendar::{Calendar, CalendarError, Session, SessionKind, Stretch};
@@ -26,7 +27,8 @@ pub use decimal::{Amount, DecimalError, Price, Quantity, SeriesValue, Turnover, 
 pub use envelope::{Envelope, EnvelopeClass};
 pub use flows::{FlowAggregate, FundFlow, InvestorClass, Observation};
 pub use instrument::{Feed, Instrument, InstrumentError, InstrumentRef};
-pub use interval::{Interval, IntervalError};
+pub use interval::{BarKind, BarKindError, Interval, IntervalError};
 pub use quote::Quote;
 pub use timestamp::{Timestamp, TimestampError};
 pub use trade::{Condition, Conditions, Side, Source, Trade, TradeRef};
+pub use venue::Venue;

@@ -1,6 +1,13 @@
 //! The judge: bars recomputed in one batch from a list of trades, sharing no code with the engine.
 //!
 //! Slow, obvious, and right: sort, group, sum. It knows the rules of values only; quality and revision are judged by hand-written expectations.
+//! `flows.rs` does the same for turnover by aggressor, `traded.rs` for bars that what was traded ends.
+
+mod flows;
+mod traded;
+
+pub use flows::{ExpectedFlow, FlowKey, flow_differences, recompute_flows};
+pub use traded::recompute_traded;
 
 use marketflow_model::{Bar, Calendar, Instrument, Interval, Quality, Timestamp, Trade};
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,26 +46,7 @@ pub type BarKey = (Instrument, u16, Timestamp);
 /// # Panics
 /// Never: an average of prices is a price.
 pub fn recompute(trades: &[Trade], intervals: &[Interval]) -> BTreeMap<BarKey, ExpectedBar> {
-    let mut seen_ids = BTreeSet::new();
-    let mut seen_rows = BTreeSet::new();
-    let mut kept: BTreeMap<(Instrument, i64), Vec<(usize, &Trade)>> = BTreeMap::new();
-    for (arrival, trade) in trades.iter().enumerate() {
-        if trade.size.is_some_and(|s| s.scaled() == 0) {
-            continue;
-        }
-        if let Some(id) = &trade.trade_id
-            && !seen_ids.insert((trade.instrument.clone(), id.clone()))
-        {
-            continue;
-        }
-        if let Some(row) = trade.import_row
-            && !seen_rows.insert((trade.instrument.clone(), row))
-        {
-            continue;
-        }
-        let minute = Calendar::of_venue(trade.instrument.venue()).minute_of(trade.event_time).micros().div_euclid(60_000_000);
-        kept.entry((trade.instrument.clone(), minute)).or_default().push((arrival, trade));
-    }
+    let kept = by_minute(trades);
     let mut bars: BTreeMap<BarKey, (ExpectedBar, i128)> = BTreeMap::new();
     for ((instrument, minute), mut trades) in kept {
         trades.sort_by(|(a_arrival, a), (b_arrival, b)| match (a.sequence, b.sequence) {
@@ -109,6 +97,31 @@ pub fn recompute(trades: &[Trade], intervals: &[Interval]) -> BTreeMap<BarKey, E
         .collect()
 }
 
+/// Trades that count, with their place in the list, by instrument and minute.
+fn by_minute(trades: &[Trade]) -> BTreeMap<(Instrument, i64), Vec<(usize, &Trade)>> {
+    let mut seen_ids = BTreeSet::new();
+    let mut seen_rows = BTreeSet::new();
+    let mut kept: BTreeMap<(Instrument, i64), Vec<(usize, &Trade)>> = BTreeMap::new();
+    for (arrival, trade) in trades.iter().enumerate() {
+        if trade.size.is_some_and(|s| s.scaled() == 0) {
+            continue;
+        }
+        if let Some(id) = &trade.trade_id
+            && !seen_ids.insert((trade.instrument.clone(), id.clone()))
+        {
+            continue;
+        }
+        if let Some(row) = trade.import_row
+            && !seen_rows.insert((trade.instrument.clone(), row))
+        {
+            continue;
+        }
+        let minute = Calendar::of_venue(trade.instrument.venue()).minute_of(trade.event_time).micros().div_euclid(60_000_000);
+        kept.entry((trade.instrument.clone(), minute)).or_default().push((arrival, trade));
+    }
+    kept
+}
+
 fn half_even(numerator: i128, denominator: i128) -> i128 {
     let (mut quotient, remainder) = (numerator / denominator, numerator % denominator);
     let twice = remainder.abs() * 2;
@@ -126,7 +139,8 @@ pub fn differences<'a>(
 ) -> Vec<String> {
     let mut last: BTreeMap<BarKey, &Bar> = BTreeMap::new();
     for bar in published.into_iter().filter(|b| b.quality != Quality::NoTrades) {
-        let key = (bar.instrument.clone(), bar.interval.minutes(), bar.open_time);
+        let Some(interval) = bar.interval.interval() else { continue };
+        let key = (bar.instrument.clone(), interval.minutes(), bar.open_time);
         match last.get(&key) {
             Some(known) if known.revision > bar.revision => {}
             _ => {

@@ -1,8 +1,8 @@
-//! Rebuilding partitions from the changelog: at assignment, and after an abort. One way for both.
+//! Rebuilding state from its changelog: at assignment, and after an abort. One way for both, and for both stages.
 
 use crate::watchdog::Progress;
 use marketflow_contract::topics;
-use marketflow_engine::{Change, Partition};
+use marketflow_engine::{Change, RestoreError};
 use marketflow_kafka::{Consumer, Disposition, Error, KafkaConfig, Reader, TopicPartition, fail_point};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -14,32 +14,50 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a rebuild is begun again while the cluster does not answer.
 const RETRY_FOR: Duration = Duration::from_secs(120);
 
-/// The input topics; partition N of each belongs to the same worker.
+/// The input topics of bars; partition N of each belongs to the same worker.
 pub(crate) const INPUTS: [&str; 2] = [topics::TRADES, topics::CANDLES];
 
-/// Rebuilds one partition and puts the consumer where the state was committed; begun again while the cluster is away.
+/// Topics that are read together, and the one that holds what became of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Stage {
+    pub(crate) inputs: &'static [&'static str],
+    pub(crate) changelog: &'static str,
+}
+
+impl Stage {
+    /// Partition `number` of each input.
+    pub(crate) fn inputs_of(self, number: i32) -> impl Iterator<Item = TopicPartition> {
+        self.inputs.iter().map(move |topic| TopicPartition::new(*topic, number))
+    }
+}
+
+/// Trades and candles to bars.
+pub(crate) const BARS: Stage = Stage { inputs: &INPUTS, changelog: topics::CHANGELOG };
+
+/// Rebuilds the state of one partition and puts the consumer where it was committed; begun again while the cluster is away.
 ///
 /// # Errors
 /// The cluster's, or a changelog this version cannot read.
-pub(crate) fn rebuild(
+pub(crate) fn rebuild<S>(
     kafka: &KafkaConfig,
     consumer: &Consumer,
+    stage: Stage,
     number: i32,
-    config: &marketflow_engine::Config,
+    restore: impl Fn(Vec<Change>) -> Result<S, RestoreError>,
     progress: &Progress,
-) -> anyhow::Result<Partition> {
+) -> anyhow::Result<S> {
     progress.restoring();
     let started = Instant::now();
     loop {
-        match rebuild_once(kafka, consumer, number, config) {
+        match rebuild_once(kafka, consumer, stage, number, &restore) {
             Err(error) if is_outage(&error) && started.elapsed() < RETRY_FOR => {
                 warn!(partition = number, error = format!("{error:#}"), "rebuild begins again");
                 std::thread::sleep(Duration::from_millis(100));
             }
             Err(error) => return Err(error),
-            Ok((partition, next)) => {
+            Ok((state, next)) => {
                 progress.restored(next);
-                return Ok(partition);
+                return Ok(state);
             }
         }
     }
@@ -51,18 +69,19 @@ fn is_outage(error: &anyhow::Error) -> bool {
 
 /// Order matters: committed offsets are asked for first (the answer waits for an open transaction of a predecessor), the changelog's end is
 /// taken after that, so the state read is at least as new as the offsets; both were committed together, so it is exactly as new.
-fn rebuild_once(
+fn rebuild_once<S>(
     kafka: &KafkaConfig,
     consumer: &Consumer,
+    stage: Stage,
     number: i32,
-    config: &marketflow_engine::Config,
-) -> anyhow::Result<(Partition, Vec<(TopicPartition, i64)>)> {
+    restore: impl Fn(Vec<Change>) -> Result<S, RestoreError>,
+) -> anyhow::Result<(S, Vec<(TopicPartition, i64)>)> {
     let started = Instant::now();
-    let inputs: Vec<TopicPartition> = INPUTS.iter().map(|topic| TopicPartition::new(*topic, number)).collect();
+    let inputs: Vec<TopicPartition> = stage.inputs_of(number).collect();
     let committed = consumer.committed(&inputs, PATIENCE)?;
 
     let mut changes = Vec::new();
-    let changelog = TopicPartition::new(topics::CHANGELOG, number);
+    let changelog = TopicPartition::new(stage.changelog, number);
     Reader::new(kafka)?.read_to_end(&changelog, 0, PATIENCE, |record| {
         if let Some(key) = record.key() {
             changes.push(Change { key: key.to_vec(), value: record.value().map(<[u8]>::to_vec) });
@@ -71,12 +90,12 @@ fn rebuild_once(
     })?;
     fail_point("during-restore");
     let records = changes.len();
-    let partition = Partition::restore(config.clone(), changes)?;
+    let state = restore(changes)?;
     if committed.is_empty() && records > 0 {
         anyhow::bail!(
             "partition {number} has state in {} but no committed offsets for its inputs: the group's offsets were deleted or expired; \
              reset both (delete the changelog topic's records and start again) or restore the offsets",
-            topics::CHANGELOG
+            stage.changelog
         );
     }
     let mut next_to_read = Vec::new();
@@ -89,14 +108,13 @@ fn rebuild_once(
         next_to_read.push((input.clone(), next));
     }
     consumer.resume(&inputs)?;
-    info!(partition = number, records, elapsed = ?started.elapsed(), "partition rebuilt");
-    Ok((partition, next_to_read))
+    info!(changelog = stage.changelog, partition = number, records, elapsed = ?started.elapsed(), "partition rebuilt");
+    Ok((state, next_to_read))
 }
 
 /// Whether no other process holds our slot: a commit of what is committed already is refused when one does.
-pub(crate) fn slot_is_ours(consumer: &Consumer, partitions: impl Iterator<Item = i32>) -> bool {
-    let inputs: Vec<TopicPartition> =
-        partitions.flat_map(|number| INPUTS.map(|topic| TopicPartition::new(topic, number))).collect();
+pub(crate) fn slot_is_ours(consumer: &Consumer, stage: Stage, partitions: impl Iterator<Item = i32>) -> bool {
+    let inputs: Vec<TopicPartition> = partitions.flat_map(|number| stage.inputs_of(number)).collect();
     match consumer.committed(&inputs, PATIENCE).and_then(|committed| consumer.commit(&committed)) {
         Ok(()) => true,
         // that the group went on without us is another matter: we join it again

@@ -1,8 +1,8 @@
 //! The processor's configuration; `default.toml` holds every key with its unit.
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use marketflow_kafka::{KafkaConfig, RegistryConfig};
-use marketflow_model::Interval;
+use marketflow_model::{BarKind, Interval};
 use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -23,6 +23,12 @@ pub struct Config {
     pub worker: Worker,
     /// What is built.
     pub bars: Bars,
+    /// What is summed across instruments.
+    pub flows: Flows,
+    /// Unfinished bars.
+    pub live: Live,
+    /// Feeds that say nothing.
+    pub clock: Clock,
 }
 
 /// Section `[worker]`.
@@ -58,6 +64,8 @@ pub struct Worker {
 pub struct Bars {
     /// Shortest first, `1m` included.
     pub intervals: Vec<Interval>,
+    /// Bars that what was traded ends: `t1000` (trades), `v500` (volume), `d1000000` (turnover).
+    pub kinds: Vec<BarKind>,
     /// A closed window takes corrections this long.
     #[serde(with = "humantime_serde")]
     pub allowed_lateness: Duration,
@@ -69,6 +77,39 @@ pub struct Bars {
     pub gap_limit: Duration,
     /// Whether minutes of an open market without a trade make bars too (`no_trades`, carrying the last close).
     pub emit_empty: bool,
+}
+
+/// Section `[flows]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flows {
+    /// Whether turnover by aggressor is summed, each minute, per instrument, venue and asset class and over all.
+    pub enabled: bool,
+    /// Consumer group of the stage that sums over input partitions.
+    pub group: String,
+}
+
+/// Section `[live]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Live {
+    /// Whether open windows are shown on `market.bars-live.v1`.
+    pub enabled: bool,
+    /// At most one update per instrument in this time.
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
+}
+
+/// Section `[clock]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clock {
+    /// Without a control of a feed for so long the processor writes what time it must be.
+    #[serde(with = "humantime_serde")]
+    pub silent_after: Duration,
+    /// A feed that has said nothing for so long is down: its windows close as `gap`.
+    #[serde(with = "humantime_serde")]
+    pub down_after: Duration,
 }
 
 impl Config {
@@ -84,16 +125,32 @@ impl Config {
                 "bars.intervals must start with \"1m\": longer bars fold from it"
             );
             ensure!(bars.intervals.windows(2).all(|w| w[0] < w[1]), "bars.intervals must rise and name each interval once");
+            let is_time = |kind: &BarKind| kind.interval().is_some();
+            if let Some(interval) = bars.kinds.iter().find(|kind| is_time(kind)) {
+                bail!("bars.kinds names {interval}, a length of time: those go to bars.intervals");
+            }
+            let mut kinds = bars.kinds.clone();
+            kinds.sort_unstable();
+            ensure!(kinds.windows(2).all(|w| w[0] != w[1]), "bars.kinds must name each kind once");
             ensure!(self.worker.count > 0, "worker.count must be at least 1");
             ensure!(self.worker.stuck_after >= Duration::from_secs(1), "worker.stuck_after must be at least 1s");
+            ensure!(self.live.every >= Duration::from_millis(100), "live.every must be at least 100ms");
+            ensure!(self.clock.silent_after >= Duration::from_secs(1), "clock.silent_after must be at least 1s");
+            ensure!(
+                self.clock.silent_after <= self.clock.down_after,
+                "clock.silent_after must not be longer than clock.down_after"
+            );
             ensure!(bars.allowed_lateness < bars.gap_limit, "bars.allowed_lateness must be shorter than bars.gap_limit");
             let micros = |d: Duration, key: &str| i64::try_from(d.as_micros()).with_context(|| format!("{key} is too long"));
             Ok(marketflow_engine::Config {
                 intervals: bars.intervals.clone(),
+                kinds: bars.kinds.clone(),
                 allowed_lateness_micros: micros(bars.allowed_lateness, "bars.allowed_lateness")?,
                 future_tolerance_micros: micros(bars.future_tolerance, "bars.future_tolerance")?,
                 gap_limit_micros: micros(bars.gap_limit, "bars.gap_limit")?,
                 emit_empty: bars.emit_empty,
+                flows: self.flows.enabled,
+                down_after_micros: micros(self.clock.down_after, "clock.down_after")?,
             })
         };
         check().exit(Exit::Usage)

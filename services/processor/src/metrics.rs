@@ -26,6 +26,12 @@ pub(crate) struct ProcessorMetrics {
     pub(crate) changelog_bytes: IntCounterVec,
     /// `marketflow_restores_total{reason}`: partitions rebuilt.
     pub(crate) restores: IntCounterVec,
+    /// `marketflow_live_bars_total{outcome}`: unfinished bars sent, or dropped because Kafka did not keep up.
+    pub(crate) live_bars: IntCounterVec,
+    /// `marketflow_flow_partials_total{outcome}`: partial sums read, committed; used, repeated, too_old or dead_lettered.
+    pub(crate) flow_partials: IntCounterVec,
+    /// `marketflow_flow_aggregates_total{scope,kind}`: sums over partitions published, committed; kind = final or revision.
+    pub(crate) flow_aggregates: IntCounterVec,
 }
 
 impl ProcessorMetrics {
@@ -56,6 +62,17 @@ impl ProcessorMetrics {
                 &["topic"],
             ),
             restores: metrics.counter_vec("marketflow_restores_total", "partitions rebuilt from the changelog", &["reason"]),
+            live_bars: metrics.counter_vec("marketflow_live_bars_total", "unfinished bars, sent or dropped", &["outcome"]),
+            flow_partials: metrics.counter_vec(
+                "marketflow_flow_partials_total",
+                "partial sums of flows, committed",
+                &["outcome"],
+            ),
+            flow_aggregates: metrics.counter_vec(
+                "marketflow_flow_aggregates_total",
+                "flows across instruments published, committed",
+                &["scope", "kind"],
+            ),
         }
     }
 }

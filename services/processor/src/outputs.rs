@@ -1,6 +1,7 @@
 //! What one batch produces: encoded records by topic, and counts that become metrics once the batch is committed.
 
 use crate::metrics::ProcessorMetrics;
+use crate::silence::ControlSchemas;
 use marketflow_contract::{AvroRecord, encode_value, topics};
 use marketflow_engine::Change;
 use marketflow_model::{Bar, BarSource, Envelope};
@@ -21,11 +22,14 @@ pub(crate) struct OutputSchemas {
     pub(crate) late: u32,
     pub(crate) quarantine: u32,
     pub(crate) dead_letter: u32,
+    pub(crate) flow: u32,
+    pub(crate) live_bar: u32,
+    pub(crate) controls: ControlSchemas,
 }
 
 /// Gathered over one batch.
 pub(crate) struct Outputs {
-    schemas: OutputSchemas,
+    pub(crate) schemas: OutputSchemas,
     pub(crate) records: Vec<Output>,
     pub(crate) bytes: usize,
     changelog_bytes: usize,
@@ -102,7 +106,7 @@ impl Outputs {
         self.put(topics::CHANGELOG, Some(partition), change.key, change.value);
     }
 
-    fn put(&mut self, topic: &'static str, partition: Option<i32>, key: Vec<u8>, value: Option<Vec<u8>>) {
+    pub(crate) fn put(&mut self, topic: &'static str, partition: Option<i32>, key: Vec<u8>, value: Option<Vec<u8>>) {
         self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
         self.records.push(Output { topic, partition, key, value });
     }
@@ -129,7 +133,7 @@ impl Outputs {
     }
 }
 
-fn encoded<R: AvroRecord>(record: &R, schema: u32) -> Vec<u8> {
+pub(crate) fn encoded<R: AvroRecord>(record: &R, schema: u32) -> Vec<u8> {
     let mut value = Vec::with_capacity(160);
     encode_value(record, schema, &mut value);
     value

@@ -5,10 +5,13 @@
 //!
 //! Next: `crates/engine/src/partition.rs`, where a trade meets its window.
 
-use crate::assignment::{INPUTS, rebuild, slot_is_ours};
+use crate::assignment::{BARS, INPUTS, rebuild, slot_is_ours};
 use crate::config::{self, Config};
+use crate::flow_worker;
+use crate::live::LiveBars;
 use crate::metrics::ProcessorMetrics;
 use crate::outputs::{OutputSchemas, Outputs};
+use crate::silence::{ControlSchemas, Silence};
 use crate::state::{apply, source_of};
 use crate::watchdog::{self, Progress};
 use anyhow::{Context, anyhow, ensure};
@@ -44,6 +47,9 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let metrics = ProcessorMetrics::new(lifecycle.metrics());
 
     let mut workers = tokio::task::JoinSet::new();
+    if engine.flows {
+        workers.spawn(flow_worker::run(config.clone(), engine.gap_limit_micros, schemas, metrics.clone(), lifecycle.stop()));
+    }
     for number in 0..config.worker.count {
         let (config, engine, metrics) = (config.clone(), engine.clone(), metrics.clone());
         let (decoder, lifecycle) = (Decoder::new(registry.clone(), &ids), lifecycle.clone());
@@ -85,6 +91,9 @@ fn output_schemas(ids: &SchemaIds) -> anyhow::Result<OutputSchemas> {
         late: id(topics::LATE, Schema::Envelope)?,
         quarantine: id(topics::QUARANTINE, Schema::Envelope)?,
         dead_letter: id(topics::DEAD_LETTERS, Schema::Envelope)?,
+        flow: id(topics::FLOW_AGGREGATES, Schema::FlowAggregate)?,
+        live_bar: id(topics::BARS_LIVE, Schema::Bar)?,
+        controls: ControlSchemas::of(ids)?,
     })
 }
 
@@ -107,17 +116,17 @@ fn check_partitions(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn with_exit(error: Error) -> anyhow::Error {
+pub(crate) fn with_exit(error: Error) -> anyhow::Error {
     let exit = if error.is_unreachable() { Exit::Unreachable } else { Exit::Fatal };
     anyhow::Error::from(error).context(exit)
 }
 
-fn transactions(config: &Config, slot_name: &str) -> anyhow::Result<TransactionalProducer> {
+pub(crate) fn transactions(config: &Config, slot_name: &str) -> anyhow::Result<TransactionalProducer> {
     TransactionalProducer::connect(&config.kafka, slot_name, TransactionSettings::default()).map_err(with_exit)
 }
 
 /// Why a batch did not commit.
-enum Failed {
+pub(crate) enum Failed {
     /// Nothing of it is visible: rebuild and go on.
     Abort(anyhow::Error),
     /// End the process.
@@ -149,6 +158,10 @@ struct Work {
     producer: TransactionalProducer,
     partitions: BTreeMap<i32, Partition>,
     progress: Arc<Progress>,
+    live: Option<LiveBars>,
+    silence: Silence,
+    /// Whether the last batch was full: more waits.
+    is_behind: bool,
     /// Kept for its room.
     bars: Vec<Bar>,
     aborts_in_a_row: u32,
@@ -172,6 +185,10 @@ impl Worker {
         group.instance_id = Some(slot_name.clone());
         group.pause_on_assign = true;
         let consumer = Consumer::subscribe(&config.kafka, &group, &INPUTS).map_err(with_exit)?;
+        let live = LiveBars::connect(&config.kafka, &config.live, schemas.live_bar, metrics.clone(), Instant::now());
+        let live = live.map_err(with_exit)?;
+        let silence = Silence::new(&config.kafka, &config.clock, schemas.controls, metrics.clone(), Instant::now());
+        let silence = silence.map_err(with_exit)?;
         info!(slot = slot_name, "worker connected");
         let work = Work {
             slot_name,
@@ -183,6 +200,9 @@ impl Worker {
             producer,
             partitions: BTreeMap::new(),
             progress,
+            live,
+            silence,
+            is_behind: false,
             bars: Vec::new(),
             aborts_in_a_row: 0,
             observed_at: Instant::now(),
@@ -197,6 +217,10 @@ impl Worker {
                 Err(Failed::Abort(error)) => self.work.abort_and_rebuild(&self.consumer, &error)?,
                 Err(Failed::Fatal(error)) => self.work.reconnect(&self.consumer, error)?,
             }
+            if let Some(live) = &mut self.work.live {
+                live.pass(&self.work.partitions, self.work.is_behind, Instant::now());
+            }
+            self.work.silence.look(&self.work.partitions, &self.consumer, Instant::now());
             self.work.observe(&self.consumer);
         }
         info!("worker drained");
@@ -223,6 +247,7 @@ impl Worker {
             }
             // a full batch means there is more
             let is_behind = batch.len() >= max_records;
+            self.work.is_behind = is_behind;
             interval = if is_behind { catch_up_interval } else { commit_interval };
             let left = interval.saturating_sub(begun.elapsed());
             if left.is_zero() || stop.requested() {
@@ -279,10 +304,14 @@ impl Work {
     }
 
     fn rebuild(&mut self, consumer: &Consumer, number: i32, reason: &str) -> anyhow::Result<()> {
-        let partition = rebuild(&self.config.kafka, consumer, number, &self.engine, &self.progress)
+        let restore = |changes| Partition::restore(self.engine.clone(), changes);
+        let partition = rebuild(&self.config.kafka, consumer, BARS, number, restore, &self.progress)
             .with_context(|| format!("cannot rebuild partition {number}"))
             .exit(Exit::Fatal)?;
         self.partitions.insert(number, partition);
+        if let Some(live) = &mut self.live {
+            live.forget(number);
+        }
         self.metrics.restores.with_label_values(&[reason]).inc();
         Ok(())
     }
@@ -325,9 +354,13 @@ impl Work {
         let touched: BTreeSet<i32> = next.keys().map(|of| of.partition).collect();
         for number in touched {
             if let Some(partition) = self.partitions.get_mut(&number) {
+                if let Some(live) = &mut self.live {
+                    live.changed(number, partition);
+                }
                 for change in partition.take_changes() {
                     outputs.change(number, change);
                 }
+                outputs.flows(number, partition);
             }
         }
         self.producer.begin()?;
@@ -352,7 +385,7 @@ impl Work {
     /// A producer is refused for two reasons: another process took its slot, and then this one ends; or a transaction outlived its time-out,
     /// as when the broker or this process stood still, and then a new producer goes on from what was committed.
     fn reconnect(&mut self, consumer: &Consumer, error: anyhow::Error) -> anyhow::Result<()> {
-        if !self.producer.outlived() || !slot_is_ours(consumer, self.partitions.keys().copied()) {
+        if !self.producer.outlived() || !slot_is_ours(consumer, BARS, self.partitions.keys().copied()) {
             return Err(error);
         }
         self.producer = transactions(&self.config, &self.slot_name)?;

@@ -66,7 +66,7 @@ fn outcome(
         (Schema::Candle, BarSource::Candles) => Ok(Handled::Data(partition.on_candle(&Candle::decode(&body)?, offset, bars))),
         (Schema::Control, _) => {
             let control = Control::decode(&body)?;
-            partition.on_control(source, &control, bars);
+            partition.on_control(source, &control, offset, bars);
             Ok(Handled::Control(control.kind))
         }
         (other, _) => {
@@ -87,8 +87,9 @@ fn count(record: &Record<'_>, outcome: Outcome, outputs: &mut Outputs) {
     }
 }
 
-fn set_aside(record: &Record<'_>, class: EnvelopeClass, reason: &str, outputs: &mut Outputs) {
-    let envelope = Envelope {
+/// A record that is of no use, with its origin.
+pub(crate) fn envelope(record: &Record<'_>, class: EnvelopeClass, reason: &str) -> Envelope {
+    Envelope {
         consumer: CONSUMER.to_owned(),
         class,
         reason: reason.to_owned(),
@@ -103,7 +104,11 @@ fn set_aside(record: &Record<'_>, class: EnvelopeClass, reason: &str, outputs: &
         key: record.key().map(<[u8]>::to_vec),
         value: record.value().unwrap_or_default().to_vec(),
         headers: record.headers().map(|(name, value)| (name.to_owned(), value.unwrap_or_default().to_vec())).collect(),
-    };
+    }
+}
+
+fn set_aside(record: &Record<'_>, class: EnvelopeClass, reason: &str, outputs: &mut Outputs) {
+    let envelope = envelope(record, class, reason);
     match class {
         EnvelopeClass::Late => {
             outputs.trade("late");

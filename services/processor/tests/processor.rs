@@ -4,7 +4,8 @@ use anyhow::ensure;
 use marketflow_contract::topics;
 use marketflow_kafka::{Outgoing, Producer, ProducerSettings};
 use marketflow_model::{
-    Bar, Control, ControlKind, Envelope, EnvelopeClass, Feed, FeedState, Instrument, Interval, Quality, Timestamp, Trade,
+    Bar, BarKind, Control, ControlKind, Envelope, EnvelopeClass, Feed, FeedState, FlowAggregate, Instrument, Interval, Quality,
+    Timestamp, Trade,
 };
 use marketflow_testkit::{RandomWalk, TestStack, eventually};
 use std::collections::BTreeMap;
@@ -13,6 +14,10 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(240);
 const START: Timestamp = Timestamp::from_seconds(1_700_000_100);
 const MINUTE: i64 = 60_000_000;
+
+/// Feeds of a test do not speak each second. Two kinds of bars that what was traded ends.
+const SETTINGS: [(&str, &str); 2] = [("clock.down_after", "1day"), ("bars.kinds", r#"["t100","v50.5"]"#)];
+const KINDS: [&str; 2] = ["t100", "v50.5"];
 
 fn feed() -> Feed {
     Feed::new("sim")
@@ -30,10 +35,12 @@ fn heartbeat(through: Timestamp) -> Control {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processor() -> anyhow::Result<()> {
     let mut stack = TestStack::start_with(&["kafka", "registry"]).await?;
-    stack.start_service("processor", &[]).await?;
+    stack.start_service("processor", &SETTINGS).await?;
     bars_equal_the_oracle_though_the_processor_is_killed(&stack).await?;
     what_is_not_used_is_set_aside_with_its_origin(&stack).await?;
     a_broker_that_is_killed_is_waited_for(&stack).await?;
+    flows_equal_the_oracle_though_the_processor_is_killed(&stack).await?;
+    unfinished_bars_are_shown_and_are_no_results(&stack).await?;
     stack.stop().await;
     Ok(())
 }
@@ -55,10 +62,11 @@ async fn bars_equal_the_oracle_though_the_processor_is_killed(stack: &TestStack)
     stack.send_control(&heartbeat(trades[trades.len() - 1].event_time.plus_micros(20 * MINUTE))).await?;
 
     let expected = marketflow_oracle::recompute(&trades, &Interval::STANDARD);
-    let bars = eventually(PATIENCE, async || {
-        let bars: Vec<Bar> = stack.read::<Bar>(topics::BARS).await?.into_iter().map(|l| l.record).collect();
+    let (bars, traded) = eventually(PATIENCE, async || {
+        let bars = stack.read::<Bar>(topics::BARS).await?.into_iter().map(|l| l.record);
+        let (bars, traded): (Vec<Bar>, Vec<Bar>) = bars.partition(|bar| bar.interval.interval().is_some());
         ensure!(bars.len() >= expected.len(), "{} of {} bars", bars.len(), expected.len());
-        Ok(bars)
+        Ok((bars, traded))
     })
     .await?;
     ensure!(
@@ -66,12 +74,21 @@ async fn bars_equal_the_oracle_though_the_processor_is_killed(stack: &TestStack)
         "{:?}",
         marketflow_oracle::differences(&expected, &bars, 5)
     );
-    let mut revisions: BTreeMap<(Instrument, Interval, Timestamp), i32> = BTreeMap::new();
+    let mut revisions: BTreeMap<(Instrument, BarKind, Timestamp), i32> = BTreeMap::new();
     for bar in &bars {
         let next = revisions.entry((bar.instrument.clone(), bar.interval, bar.open_time)).or_insert(0);
         ensure!(bar.revision == *next, "published twice or out of order: {bar:?}");
         ensure!(bar.quality == Quality::Complete, "{bar:?}");
         *next += 1;
+    }
+    // the topic keeps the order of each instrument
+    for kind in KINDS {
+        let kind: BarKind = kind.parse()?;
+        for (instrument, expected) in marketflow_oracle::recompute_traded(&trades, kind) {
+            let published = traded.iter().filter(|bar| bar.interval == kind && bar.instrument == instrument);
+            let published: Vec<_> = published.map(marketflow_oracle::values).collect();
+            ensure!(!expected.is_empty() && published == expected, "{instrument} {kind}: {published:?}, expected {expected:?}");
+        }
     }
     Ok(())
 }
@@ -136,5 +153,75 @@ async fn a_broker_that_is_killed_is_waited_for(stack: &TestStack) -> anyhow::Res
         Ok(())
     })
     .await?;
+    Ok(())
+}
+
+/// Instruments of three venues in all partitions; late trades revise; the processor is killed in between.
+async fn flows_equal_the_oracle_though_the_processor_is_killed(stack: &TestStack) -> anyhow::Result<()> {
+    let market = Feed::new("flows");
+    let names = ["BITSTAMP:BTCUSD", "BITSTAMP:ETHUSD", "BITSTAMP:BTCEUR", "BINANCE:BTCUSDT", "BINANCE:ETHUSDT", "UPBIT:KRWBTC"];
+    let instruments = names.iter().map(|name| name.parse()).collect::<Result<Vec<Instrument>, _>>()?;
+    let at = START.plus_micros(20 * 86_400 * 1_000_000);
+    let control = |control: Control| Control { feed: market.clone(), ..control };
+    let up = Control { state: FeedState::Up, from: Some(at), ..Control::new(ControlKind::FeedState, market.clone(), at) };
+    stack.send_control(&up).await?;
+    let trades: Vec<Trade> = RandomWalk::new(11, market.clone(), &instruments, at, 20).take(12_000).collect();
+    for part in trades.chunks(3_000) {
+        // some come after the minutes they belong to were summed, about two minutes late
+        let (late, on_time): (Vec<_>, Vec<_>) = part.iter().cloned().zip(0..).partition(|(_, place)| place % 101 == 50);
+        let plain = |trades: Vec<(Trade, i32)>| trades.into_iter().map(|(trade, _)| trade).collect::<Vec<Trade>>();
+        stack.send_trades(plain(on_time)).await?;
+        stack.send_trades(part.iter().step_by(29).cloned().collect()).await?;
+        let last = part.last().map_or(at, |trade| trade.event_time);
+        stack.send_control(&control(heartbeat(last.plus_micros(-2_000_000)))).await?;
+        stack.parts.crash("processor")?;
+        stack.send_trades(plain(late)).await?;
+    }
+    let end = trades.last().map_or(at, |trade| trade.event_time).plus_micros(20 * MINUTE);
+    stack.send_control(&control(heartbeat(end))).await?;
+
+    let expected = marketflow_oracle::recompute_flows(&trades);
+    let flows = eventually(PATIENCE, async || {
+        let flows = stack.read::<FlowAggregate>(topics::FLOW_AGGREGATES).await?.into_iter().map(|l| l.record);
+        // the other cases trade on other days
+        let flows: Vec<FlowAggregate> = flows.filter(|flow| flow.open_time >= at).collect();
+        let differences = marketflow_oracle::flow_differences(&expected, &flows, 3);
+        ensure!(differences.is_empty(), "{differences:?}");
+        Ok(flows)
+    })
+    .await?;
+    let mut revisions: BTreeMap<_, i32> = BTreeMap::new();
+    for flow in &flows {
+        let next = revisions.entry((&flow.scope, &flow.name, &flow.currency, flow.open_time)).or_insert(0);
+        ensure!(flow.revision == *next, "published twice or out of order: {flow:?}");
+        *next += 1;
+    }
+    ensure!(revisions.values().any(|count| *count > 1), "no late trade revised a sum");
+    Ok(())
+}
+
+async fn unfinished_bars_are_shown_and_are_no_results(stack: &TestStack) -> anyhow::Result<()> {
+    let (screen, at) = (Feed::new("screen"), START.plus_micros(30 * 86_400 * 1_000_000));
+    let up = Control { state: FeedState::Up, from: Some(at), ..Control::new(ControlKind::FeedState, screen.clone(), at) };
+    stack.send_control(&up).await?;
+    let trades: Vec<Trade> = RandomWalk::new(13, screen.clone(), &RandomWalk::instruments(5), at, 100).take(1_000).collect();
+    for part in trades.chunks(250) {
+        stack.send_trades(part.to_vec()).await?;
+    }
+    let expected = marketflow_oracle::recompute(&trades, &Interval::STANDARD);
+    let of_screen = |bars: Vec<marketflow_testkit::Located<Bar>>| -> Vec<Bar> {
+        bars.into_iter().map(|located| located.record).filter(|bar| bar.feed == screen).collect()
+    };
+    let shown = eventually(PATIENCE, async || {
+        let shown = of_screen(stack.read::<Bar>(topics::BARS_LIVE).await?);
+        let differences = marketflow_oracle::differences(&expected, &shown, 3);
+        ensure!(differences.is_empty(), "{differences:?}");
+        Ok(shown)
+    })
+    .await?;
+    ensure!(shown.iter().all(|bar| bar.revision == Bar::UNFINISHED), "{shown:?}");
+    let results = of_screen(stack.read::<Bar>(topics::BARS).await?);
+    ensure!(results.iter().all(|bar| bar.interval.interval().is_none()), "no window has closed: {results:?}");
+    ensure!(stack.metrics("processor").await?.sum("marketflow_live_bars_total", &[("outcome", "sent")]) > 0.0);
     Ok(())
 }

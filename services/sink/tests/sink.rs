@@ -3,7 +3,9 @@
 use anyhow::{Context, ensure};
 use marketflow_contract::topics;
 use marketflow_kafka::{Outgoing, Producer, ProducerSettings};
-use marketflow_model::{Bar, BarSource, Envelope, EnvelopeClass, Feed, Interval, Quality, Side, Source, Timestamp, Trade};
+use marketflow_model::{
+    Bar, BarSource, Envelope, EnvelopeClass, Feed, FlowAggregate, Interval, Quality, Side, Source, Timestamp, Trade,
+};
 use marketflow_testkit::{TestStack, eventually};
 use std::time::Duration;
 
@@ -31,7 +33,7 @@ fn bar(feed: &str, quality: Quality, revision: i32, close: &str) -> Bar {
     let price = |text: &str| text.parse().expect("the test wrote it well");
     Bar {
         instrument: "BITSTAMP:BTCUSD".parse().expect("the test wrote it well"),
-        interval: Interval::ONE_MINUTE,
+        interval: Interval::ONE_MINUTE.into(),
         open_time: Timestamp::from_seconds(1_385_337_600),
         close_time: Timestamp::from_seconds(1_385_337_660),
         open: price("1"),
@@ -96,6 +98,29 @@ async fn rows_land_and_the_views_choose(stack: &TestStack) -> anyhow::Result<()>
     stack.send(topics::BARS, keyed(vec![bar("bitstamp", Quality::Complete, 2, "5")])).await?;
     until(stack, "SELECT count() FROM bars_log", 4).await?;
     assert_eq!(stack.query("SELECT feed, close, revision FROM bars_final").await?, "bitstamp\t5\t2\n", "live beats import");
+
+    // a minute of a venue in two currencies, one of them revised
+    let flow = |currency: &str, revision, inflow: &str| -> anyhow::Result<(String, FlowAggregate)> {
+        let flow = FlowAggregate {
+            scope: "venue".to_owned(),
+            name: "BITSTAMP".to_owned(),
+            open_time: Timestamp::from_seconds(1_385_337_600),
+            close_time: Timestamp::from_seconds(1_385_337_660),
+            method: "AGGRESSOR_TURNOVER".to_owned(),
+            inflow: inflow.parse()?,
+            outflow: "1.5".parse()?,
+            net: "0".parse()?,
+            currency: currency.to_owned(),
+            input_count: 2,
+            stale: revision == 0,
+            revision,
+        };
+        Ok(("venue/BITSTAMP".to_owned(), flow))
+    };
+    stack.send(topics::FLOW_AGGREGATES, vec![flow("USD", 0, "2")?, flow("EUR", 0, "3")?, flow("USD", 1, "2.25")?]).await?;
+    until(stack, "SELECT count() FROM flow_aggregates_log", 3).await?;
+    let seen = stack.query("SELECT currency, inflow, outflow, revision, stale FROM flow_aggregates ORDER BY currency").await?;
+    assert_eq!(seen, "EUR\t3\t1.5\t0\ttrue\nUSD\t2.25\t1.5\t1\tfalse\n");
 
     // the same trade twice, a cancelled one, one without id twice (two fills), a reported zero
     let mut cancel = trade("BITSTAMP:ETHUSD", 2, 0);

@@ -81,7 +81,7 @@ fn read_ours(value: &[u8]) -> Option<Found> {
     }
     let volume = i64::try_from(bar.volume.scaled()).ok()?;
     Some(Found {
-        key: (bar.instrument.as_str().to_owned(), bar.interval.micros() / 1_000_000, bar.open_time.micros()),
+        key: (bar.instrument.as_str().to_owned(), bar.interval.interval()?.micros() / 1_000_000, bar.open_time.micros()),
         values: [bar.open.scaled(), bar.high.scaled(), bar.low.scaled(), bar.close.scaled(), volume],
         vwap: bar.vwap?.scaled() as f64 / SCALE,
         trade_count: bar.trade_count,

@@ -5,7 +5,7 @@ use super::time::utc_instant;
 use crate::console::{block_on, json, line};
 use anyhow::{Context, bail};
 use jiff::tz::TimeZone;
-use marketflow_model::{Instrument, Interval, Quantity, Timestamp};
+use marketflow_model::{BarKind, Instrument, Quantity, Timestamp};
 use marketflow_runtime::Exit;
 use serde::Serialize;
 
@@ -22,9 +22,9 @@ pub struct Args {
     /// Which instrument
     #[arg(long, value_name = "VENUE:SYMBOL")]
     instrument: Instrument,
-    /// Length of the bars: 1m, 5m or 15m
+    /// What ends a bar: 1m, 5m, 15m, or what bars.intervals and bars.kinds of the processor name (1d, t1000, v500, d1000000)
     #[arg(long, default_value = "1m")]
-    interval: Interval,
+    interval: BarKind,
     /// Only bars that open at or after this time (ISO; UTC where it has no offset)
     #[arg(long, value_name = "TIME", value_parser = utc_instant)]
     from: Option<Timestamp>,

@@ -75,7 +75,7 @@ mod tests {
     fn a_bar_is_a_row() {
         let bar = Bar {
             instrument: "KRX:005930".parse().unwrap(),
-            interval: Interval::FIFTEEN_MINUTES,
+            interval: Interval::FIFTEEN_MINUTES.into(),
             open_time: Timestamp::from_seconds(0),
             close_time: Timestamp::from_seconds(900),
             open: "1".parse().unwrap(),

@@ -215,6 +215,8 @@ mod tests {
             assert!(table_for(topic.values[0]).is_some(), "{}", topic.name);
         }
         assert!(ALL.is_sorted_by_key(|table| table.schema.record_name()));
+        let live = topics::all().into_iter().find(|topic| topic.name == topics::BARS_LIVE).unwrap();
+        assert!(!live.readers.iter().any(|reader| reader == "sink"), "unfinished bars are in no table");
     }
 
     /// The columns of `schemas/clickhouse` in order, without those the table fills itself.

@@ -407,7 +407,7 @@ mod tests {
         let quantity = |scaled| Quantity::from_scaled(scaled).unwrap();
         Bar {
             instrument: key.0.clone(),
-            interval: Interval::from_minutes(key.1).unwrap(),
+            interval: Interval::from_minutes(key.1).unwrap().into(),
             open_time: key.2,
             close_time: close_of(key),
             open: price(values.open),

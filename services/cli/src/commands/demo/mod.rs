@@ -407,7 +407,7 @@ pub(in crate::commands::demo) mod tests {
         let price = |text: &str| text.parse().unwrap();
         Bar {
             instrument: "BITSTAMP:BTCUSD".parse().unwrap(),
-            interval: Interval::ONE_MINUTE,
+            interval: Interval::ONE_MINUTE.into(),
             open_time,
             close_time: open_time.plus_micros(60_000_000),
             open: price(open),

@@ -83,7 +83,7 @@ fn bar(row: &str) -> anyhow::Result<Bar> {
     let open_time = Timestamp::from_micros(read("open_time", open_time)?);
     Ok(Bar {
         instrument: instrument.parse()?,
-        interval,
+        interval: interval.into(),
         open_time,
         close_time: open_time.plus_micros(interval.micros()),
         open: read("open", open)?,
