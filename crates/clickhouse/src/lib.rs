@@ -10,6 +10,7 @@ mod config;
 mod error;
 mod insert;
 pub mod migrations;
+mod sessions;
 
 pub use client::ClickHouse;
 pub use config::ClickHouseConfig;
