@@ -19,20 +19,33 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// # Errors
 /// When the registry, the topics or the database disagree with this version: `Error::SchemaMismatch` says the difference in words.
 pub async fn lay_out(addresses: &Addresses) -> anyhow::Result<()> {
-    let registry = Registry::new(&registry_config(addresses)).map_err(of_kafka)?;
-    let clickhouse = ClickHouse::new(&ClickHouseConfig::new(&addresses.clickhouse));
+    let kafka = KafkaConfig::new(&addresses.kafka);
+    lay_out_at(&kafka, &TopicOptions::default(), &registry_config(addresses), &ClickHouseConfig::new(&addresses.clickhouse)).await
+}
+
+/// As [`lay_out`], where the configurations say.
+///
+/// # Errors
+/// As [`lay_out`].
+pub async fn lay_out_at(
+    kafka: &KafkaConfig,
+    topics: &TopicOptions,
+    registry: &RegistryConfig,
+    clickhouse: &ClickHouseConfig,
+) -> anyhow::Result<()> {
+    let registry = Registry::new(registry).map_err(of_kafka)?;
+    let clickhouse = ClickHouse::new(clickhouse);
     let (topics, schemas, tables) =
-        tokio::join!(lay_out_topics(addresses), registry.register_all(), migrations::apply(&clickhouse));
+        tokio::join!(lay_out_topics(kafka, topics), registry.register_all(), migrations::apply(&clickhouse));
     topics?;
     schemas.map_err(of_kafka)?;
     tables.map_err(of_clickhouse)?;
     Ok(())
 }
 
-async fn lay_out_topics(addresses: &Addresses) -> anyhow::Result<()> {
-    let kafka = KafkaConfig::new(&addresses.kafka);
-    create_topics(&kafka, &TopicOptions::default(), ANSWER_WITHIN).await.map_err(of_kafka)?;
-    match differences(&kafka, ANSWER_WITHIN).await.map_err(of_kafka)? {
+async fn lay_out_topics(kafka: &KafkaConfig, options: &TopicOptions) -> anyhow::Result<()> {
+    create_topics(kafka, options, ANSWER_WITHIN).await.map_err(of_kafka)?;
+    match differences(kafka, ANSWER_WITHIN).await.map_err(of_kafka)? {
         differences if differences.is_empty() => Ok(()),
         differences => Err(mismatch(&differences)),
     }

@@ -12,6 +12,7 @@ pub mod down;
 pub mod explain;
 pub mod import;
 pub mod logs;
+pub mod provision;
 mod query;
 pub mod sql;
 pub mod status;
@@ -46,6 +47,7 @@ macro_rules! commands {
 commands! {
     Up(up),
     Down(down),
+    Provision(provision),
     Status(status),
     Logs(logs),
     Doctor(doctor),
