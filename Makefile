@@ -6,7 +6,8 @@ SHELL := bash
 
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
-export PATH := $(PATH):$(HOME)/.cargo/bin
+TOOLS := $(or $(MARKETFLOW_TOOLS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/marketflow/tools)
+export PATH := $(PATH):$(HOME)/.cargo/bin:$(TOOLS)/promtool
 export MARKETFLOW_COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 
 PURE := model providers pacing contract engine oracle
@@ -23,8 +24,9 @@ build: setup
 fmt: ## format the Rust sources
 	@$(CARGO) fmt --all
 
-lint: setup ## formatting, clippy and documentation links; warnings are errors
+lint: setup ## formatting, clippy, documentation links, Prometheus rules; warnings are errors
 	@$(CARGO) fmt --all --check
+	@promtool check config prometheus/prometheus.yml && promtool test rules prometheus/alerts.test.yml
 	@$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 

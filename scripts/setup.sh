@@ -41,6 +41,7 @@ main() {
     artifact chdb     "ClickHouse engine libchdb 26.7.3 (178 MB)"  fetch_chdb
     artifact tape     "recorded trades of 2013 (1 MB)"             fetch_tape
     artifact python   "Python clients for the tests (200 MB)"      fetch_python   "$pins/requirements.txt"
+    have promtool || artifact promtool "promtool, out of Debian's prometheus (20 MB)" fetch_promtool
     rm -rf "$scratch"
     if $something_missing; then exit 2; fi
     say "ready: $tools"
@@ -191,6 +192,14 @@ import sys, zipfile
 zipfile.ZipFile(sys.argv[1]).extract("bitstamp_trades_from_20131125_usd.csv", sys.argv[2])
 PYTHON
         rm "$jar"
+}
+
+# Only the checker: the package would start a server on every interface. apt compares the package with the signed list.
+fetch_promtool() {
+    have apt-get || { echo "please install promtool (https://prometheus.io/download)"; return 1; }
+    (cd "$1" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb package) &&
+        mv "$1/package/usr/bin/promtool" "$1/promtool" &&
+        rm -r "$1/package" "$1"/prometheus_*.deb
 }
 
 # A virtual environment cannot be moved, so it is made where it stays and linked from the scratch folder's place.
