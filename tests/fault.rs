@@ -159,7 +159,11 @@ impl Bench {
         self.stack.parts.resume("kafka")?;
         session.trade(&self.stack, 2_000).await?;
         session.judge(&self.stack).await?;
-        self.resumed_alone(before)
+        // A join that queued up while the cluster stood still may be answered twice; a static member is then fenced by itself, which is fatal to
+        // librdkafka, and the supervisor starts the process again: once.
+        let restarts = self.restarts()? - before;
+        ensure!(restarts <= 1, "the processor was started again {restarts} times");
+        Ok(())
     }
 
     /// Also when the cluster has ended its transaction and the group gone on without it: it is refused, and begins anew by itself.

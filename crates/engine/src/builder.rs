@@ -4,7 +4,7 @@
 
 use crate::feed::{FeedTrack, GapState};
 use crate::flows::{FlowSum, MinuteFlow};
-use crate::ids::{SeenIds, TradeId};
+use crate::ids::{IdRun, SeenIds, TradeId};
 use crate::minute::Minute;
 use crate::partition::Config;
 use crate::traded::{TradedBar, TradedBars};
@@ -60,6 +60,8 @@ pub(crate) struct Slot {
     pub(crate) published: Vec<Published>,
     /// What the minute has added to the flows across instruments.
     pub(crate) flow: Option<FlowSum>,
+    /// The ids that were seen when it was first written; later ones are written beside it, so that it stays small.
+    pub(crate) first_ids: IdRun,
     #[serde(skip)]
     pub(crate) ids: SeenIds,
     #[serde(skip)]

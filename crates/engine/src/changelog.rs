@@ -1,7 +1,7 @@
 //! State as key-value changes: what a commit writes to the changelog topic, and how a partition is rebuilt from it.
 //!
-//! Four kinds of key: a feed's track, an instrument's head, a kept minute, and a run of ids seen in a minute. Runs are only ever added, so a
-//! commit costs what it changed; a dropped minute leaves tombstones.
+//! Kinds of key: a feed's track, an instrument's head, a kept minute with the ids first seen in it, a run of later ids, and a bar that trades
+//! close. Runs are only ever added, so a commit costs what it changed; a dropped minute leaves tombstones.
 
 use crate::builder::{Head, Slot};
 use crate::feed::FeedTrack;
@@ -105,11 +105,16 @@ impl Partition {
                 }
             }
             for (open, slot) in builder.slots.iter_mut().filter(|(_, slot)| slot.touched) {
-                (slot.touched, slot.written) = (false, true);
-                put(&Key::Slot(name.0, name.1.clone(), name.2.clone(), *open), Some(encode(slot)));
-                if let Some((number, run)) = slot.ids.take_run() {
-                    put(&Key::Ids(name.0, name.1.clone(), name.2.clone(), *open, number), Some(encode(&run)));
+                slot.touched = false;
+                match (slot.ids.take_run(), std::mem::replace(&mut slot.written, true)) {
+                    (Some(run), true) => {
+                        let number = slot.ids.number_run();
+                        put(&Key::Ids(name.0, name.1.clone(), name.2.clone(), *open, number), Some(encode(&run)));
+                    }
+                    (Some(run), false) => slot.first_ids = run,
+                    (None, _) => {}
                 }
+                put(&Key::Slot(name.0, name.1.clone(), name.2.clone(), *open), Some(encode(slot)));
             }
         }
         if !changes.is_empty() && !std::mem::replace(&mut self.intervals_written, true) {
@@ -150,12 +155,14 @@ impl Partition {
                 let restored: Slot = postcard::from_bytes(value)?;
                 let slot = self.builders[at].slots.entry(open).or_default();
                 slot.written = true;
-                (slot.minute, slot.published, slot.flow) = (restored.minute, restored.published, restored.flow);
+                slot.ids.restore(None, &restored.first_ids);
+                (slot.minute, slot.published) = (restored.minute, restored.published);
+                (slot.flow, slot.first_ids) = (restored.flow, restored.first_ids);
             }
             Key::Ids(source, feed, instrument, open, number) => {
                 let at = self.named(source, &feed, &instrument);
                 let run: IdRun = postcard::from_bytes(value)?;
-                self.builders[at].slots.entry(open).or_default().ids.restore(number, run);
+                self.builders[at].slots.entry(open).or_default().ids.restore(Some(number), &run);
             }
             Key::Traded(source, feed, instrument) => {
                 let at = self.named(source, &feed, &instrument);

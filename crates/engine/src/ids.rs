@@ -69,8 +69,8 @@ impl SeenIds {
         }
     }
 
-    /// Takes what was added since the last call, with the number of its run; `None` when nothing was.
-    pub(crate) fn take_run(&mut self) -> Option<(u32, IdRun)> {
+    /// Takes what was added since the last call; `None` when nothing was.
+    pub(crate) fn take_run(&mut self) -> Option<IdRun> {
         if self.fresh.numbers.is_empty() && self.fresh.texts.is_empty() {
             return None;
         }
@@ -79,25 +79,29 @@ impl SeenIds {
         for index in (1..run.numbers.len()).rev() {
             run.numbers[index] = run.numbers[index].wrapping_sub(run.numbers[index - 1]);
         }
-        let number = self.runs;
-        self.runs += 1;
-        Some((number, run))
+        Some(run)
     }
 
-    /// How many runs stand in the changelog.
+    /// The number of a run that gets a key of its own.
+    pub(crate) fn number_run(&mut self) -> u32 {
+        self.runs += 1;
+        self.runs - 1
+    }
+
+    /// How many runs have a key of their own.
     pub(crate) fn runs(&self) -> u32 {
         self.runs
     }
 
-    /// Puts back a run read from the changelog.
-    pub(crate) fn restore(&mut self, number: u32, run: IdRun) {
+    /// Puts back a run, and its number where it has a key of its own.
+    pub(crate) fn restore(&mut self, number: Option<u32>, run: &IdRun) {
         let mut id = 0i64;
-        for difference in run.numbers {
-            id = id.wrapping_add(difference);
+        for difference in &run.numbers {
+            id = id.wrapping_add(*difference);
             self.keep_number(id);
         }
-        self.texts.extend(run.texts);
-        self.runs = self.runs.max(number + 1);
+        self.texts.extend(run.texts.iter().cloned());
+        self.runs = self.runs.max(number.map_or(0, |number| number + 1));
     }
 }
 
@@ -112,15 +116,15 @@ mod tests {
             seen.insert(TradeId::Number(id));
         }
         seen.insert(TradeId::Text("a-1"));
-        let (number, run) = seen.take_run().unwrap();
-        assert_eq!(number, 0);
+        let first = seen.take_run().unwrap();
         assert_eq!(seen.take_run(), None);
         seen.insert(TradeId::Number(4));
-        let (second_number, second) = seen.take_run().unwrap();
+        let second = seen.take_run().unwrap();
+        let number = seen.number_run();
 
         let mut restored = SeenIds::default();
-        restored.restore(second_number, second);
-        restored.restore(number, run);
+        restored.restore(Some(number), &second);
+        restored.restore(None, &first);
         assert_eq!(restored, seen);
         assert!(restored.contains(TradeId::Number(3)) && restored.contains(TradeId::Text("a-1")));
         assert!(!restored.contains(TradeId::Number(6)));
