@@ -110,7 +110,8 @@ impl FlowWorker {
         let slot_name = format!("{}-{}", config.flows.group, config.worker.ordinal);
         let producer = transactions(&config, &slot_name)?;
         let mut group = GroupSettings::new(&config.flows.group);
-        group.instance_id = Some(slot_name.clone());
+        // no static member: with one partition there is nothing to keep, and a broker that stood still may fence a static one by its own second
+        // try to join; the transactional id keeps the slot
         group.pause_on_assign = true;
         let consumer = Consumer::subscribe(&config.kafka, &group, FLOWS.inputs).map_err(with_exit)?;
         // no revision is older than a gap may be; the day more is for feeds that are behind others of their group
