@@ -194,12 +194,19 @@ PYTHON
         rm "$jar"
 }
 
-# Only the checker: the package would start a server on every interface. apt compares the package with the signed list.
+# Only the checker: the package would start a server on every interface. apt compares the package with the signed list; where the machine has
+# none, as in a fresh image, one is fetched for this alone, which needs no root.
 fetch_promtool() {
     have apt-get || { echo "please install promtool (https://prometheus.io/download)"; return 1; }
-    (cd "$1" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb package) &&
-        mv "$1/package/usr/bin/promtool" "$1/promtool" &&
-        rm -r "$1/package" "$1"/prometheus_*.deb
+    (
+        cd "$1" || exit 1
+        own=(-o "Dir::State=$PWD/apt" -o "Dir::Cache=$PWD/apt" -o Debug::NoLocking=1)
+        apt-get download -qq prometheus 2>/dev/null || {
+            mkdir -p apt/lists/partial apt/archives/partial &&
+                apt-get "${own[@]}" update -qq && apt-get "${own[@]}" download -qq prometheus
+        }
+        dpkg-deb -x prometheus_*.deb package && mv package/usr/bin/promtool promtool && rm -rf package apt prometheus_*.deb
+    )
 }
 
 # A virtual environment cannot be moved, so it is made where it stays and linked from the scratch folder's place.
