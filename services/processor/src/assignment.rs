@@ -14,9 +14,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a rebuild is begun again while the cluster does not answer.
 const RETRY_FOR: Duration = Duration::from_secs(120);
 
-/// The input topics of bars; partition N of each belongs to the same worker.
-pub(crate) const INPUTS: [&str; 2] = [topics::TRADES, topics::CANDLES];
-
 /// Topics that are read together, and the one that holds what became of them.
 #[derive(Clone, Copy)]
 pub(crate) struct Stage {
@@ -31,8 +28,8 @@ impl Stage {
     }
 }
 
-/// Trades and candles to bars.
-pub(crate) const BARS: Stage = Stage { inputs: &INPUTS, changelog: topics::CHANGELOG };
+/// Trades and candles to bars; partition N of both belongs to the same worker.
+pub(crate) const BARS: Stage = Stage { inputs: &[topics::TRADES, topics::CANDLES], changelog: topics::CHANGELOG };
 
 /// Rebuilds the state of one partition and puts the consumer where it was committed; begun again while the cluster is away.
 ///

@@ -10,7 +10,7 @@ use crate::assignment::{Stage, rebuild, slot_is_ours};
 use crate::config::Config;
 use crate::metrics::ProcessorMetrics;
 use crate::outputs::{Output, OutputSchemas, Outputs, encoded};
-use crate::processor::{Failed, transactions, with_exit};
+use crate::processor::{Failed, count_abort, transactions, with_exit};
 use crate::state::envelope;
 use crate::watchdog::{self, Progress};
 use anyhow::{Context, anyhow, ensure};
@@ -193,9 +193,8 @@ impl Work {
         let started = Instant::now();
         let changes = self.totals.as_mut().map(FlowTotals::take_changes).unwrap_or_default();
         self.producer.begin()?;
-        for Output { topic, partition, key, value } in &pending.records {
-            let (topic, partition, key, value) = (*topic, *partition, Some(key.as_slice()), value.as_deref());
-            self.producer.send(Outgoing { topic, partition, key, value, headers: &[] })?;
+        for output in &pending.records {
+            self.producer.send(output.outgoing())?;
         }
         for change in &changes {
             let (key, value) = (Some(change.key.as_slice()), change.value.as_deref());
@@ -222,13 +221,7 @@ impl Work {
     }
 
     fn abort_and_rebuild(&mut self, consumer: &Consumer, error: &anyhow::Error) -> anyhow::Result<()> {
-        self.aborts_in_a_row += 1;
-        warn!(error = format!("{error:#}"), in_a_row = self.aborts_in_a_row, "flows: transaction aborted; rebuilding");
-        self.metrics.transactions.with_label_values(&["aborted"]).observe(0.0);
-        ensure!(
-            self.aborts_in_a_row <= self.config.worker.restart_attempts,
-            anyhow!("{} aborts without a commit between them; the last: {error:#}", self.aborts_in_a_row).context(Exit::TryAgain)
-        );
+        count_abort(&mut self.aborts_in_a_row, &self.slot_name, &self.config, &self.metrics, error)?;
         if self.producer.is_open()
             && let Err(refused) = self.producer.abort()
         {

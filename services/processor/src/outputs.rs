@@ -4,6 +4,7 @@ use crate::metrics::ProcessorMetrics;
 use crate::silence::ControlSchemas;
 use marketflow_contract::{AvroRecord, encode_value, topics};
 use marketflow_engine::Change;
+use marketflow_kafka::Outgoing;
 use marketflow_model::{Bar, BarSource, Envelope};
 use std::collections::BTreeMap;
 
@@ -13,6 +14,14 @@ pub(crate) struct Output {
     pub(crate) partition: Option<i32>,
     pub(crate) key: Vec<u8>,
     pub(crate) value: Option<Vec<u8>>,
+}
+
+impl Output {
+    /// As the producer takes it.
+    pub(crate) fn outgoing(&self) -> Outgoing<'_> {
+        let (key, value) = (Some(self.key.as_slice()), self.value.as_deref());
+        Outgoing { topic: self.topic, partition: self.partition, key, value, headers: &[] }
+    }
 }
 
 /// Schema ids of what the processor writes.

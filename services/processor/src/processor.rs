@@ -5,7 +5,7 @@
 //!
 //! Next: `crates/engine/src/partition.rs`, where a trade meets its window.
 
-use crate::assignment::{BARS, INPUTS, rebuild, slot_is_ours};
+use crate::assignment::{BARS, rebuild, slot_is_ours};
 use crate::config::{self, Config};
 use crate::flow_worker;
 use crate::live::LiveBars;
@@ -18,8 +18,8 @@ use anyhow::{Context, anyhow, ensure};
 use marketflow_contract::{Schema, topics};
 use marketflow_engine::Partition;
 use marketflow_kafka::{
-    Batch, Consumer, Decoder, Disposition, Error, GroupSettings, Outgoing, Reader, Rebalance, Registry, SchemaIds,
-    TopicPartition, TransactionSettings, TransactionalProducer,
+    Batch, Consumer, Decoder, Disposition, Error, GroupSettings, Reader, Rebalance, Registry, SchemaIds, TopicPartition,
+    TransactionSettings, TransactionalProducer,
 };
 use marketflow_model::Bar;
 use marketflow_runtime::{Exit, ExitContext, Lifecycle, Stop, on_thread};
@@ -142,6 +142,24 @@ impl From<Error> for Failed {
     }
 }
 
+/// Notes an abort; too many without a commit between them are an error.
+pub(crate) fn count_abort(
+    in_a_row: &mut u32,
+    slot: &str,
+    config: &Config,
+    metrics: &ProcessorMetrics,
+    error: &anyhow::Error,
+) -> anyhow::Result<()> {
+    *in_a_row += 1;
+    warn!(slot, error = format!("{error:#}"), in_a_row = *in_a_row, "transaction aborted; rebuilding from what was committed");
+    metrics.transactions.with_label_values(&["aborted"]).observe(0.0);
+    ensure!(
+        *in_a_row <= config.worker.restart_attempts,
+        anyhow!("{in_a_row} aborts without a commit between them; the last: {error:#}").context(Exit::TryAgain)
+    );
+    Ok(())
+}
+
 /// One thread: its consumer, and what it does with the records.
 struct Worker {
     consumer: Consumer,
@@ -184,7 +202,7 @@ impl Worker {
         let mut group = GroupSettings::new(&config.worker.group);
         group.instance_id = Some(slot_name.clone());
         group.pause_on_assign = true;
-        let consumer = Consumer::subscribe(&config.kafka, &group, &INPUTS).map_err(with_exit)?;
+        let consumer = Consumer::subscribe(&config.kafka, &group, BARS.inputs).map_err(with_exit)?;
         let live = LiveBars::connect(&config.kafka, &config.live, schemas.live_bar, metrics.clone(), Instant::now());
         let live = live.map_err(with_exit)?;
         let silence = Silence::new(&config.kafka, &config.clock, schemas.controls, metrics.clone(), Instant::now());
@@ -365,13 +383,7 @@ impl Work {
         }
         self.producer.begin()?;
         for output in &outputs.records {
-            self.producer.send(Outgoing {
-                topic: output.topic,
-                partition: output.partition,
-                key: Some(&output.key),
-                value: output.value.as_deref(),
-                headers: &[],
-            })?;
+            self.producer.send(output.outgoing())?;
         }
         let next: Vec<(TopicPartition, i64)> = next.into_iter().collect();
         self.producer.commit(&next, consumer)?;
@@ -393,17 +405,7 @@ impl Work {
     }
 
     fn abort_and_rebuild(&mut self, consumer: &Consumer, error: &anyhow::Error) -> anyhow::Result<()> {
-        self.aborts_in_a_row += 1;
-        warn!(
-            error = format!("{error:#}"),
-            in_a_row = self.aborts_in_a_row,
-            "transaction aborted; rebuilding from what was committed"
-        );
-        self.metrics.transactions.with_label_values(&["aborted"]).observe(0.0);
-        ensure!(
-            self.aborts_in_a_row <= self.config.worker.restart_attempts,
-            anyhow!("{} aborts without a commit between them; the last: {error:#}", self.aborts_in_a_row).context(Exit::TryAgain)
-        );
+        count_abort(&mut self.aborts_in_a_row, &self.slot_name, &self.config, &self.metrics, error)?;
         if self.producer.is_open()
             && let Err(refused) = self.producer.abort()
         {
@@ -415,8 +417,7 @@ impl Work {
 
     /// Puts partitions that are ours back to what was committed.
     fn rebuild_in_place(&mut self, consumer: &Consumer, numbers: Vec<i32>, reason: &str) -> anyhow::Result<()> {
-        let inputs: Vec<TopicPartition> =
-            INPUTS.iter().flat_map(|topic| numbers.iter().map(|number| TopicPartition::new(*topic, *number))).collect();
+        let inputs: Vec<TopicPartition> = numbers.iter().flat_map(|number| BARS.inputs_of(*number)).collect();
         consumer.pause(&inputs).map_err(with_exit)?;
         for number in numbers {
             self.rebuild(consumer, number, reason)?;
