@@ -103,6 +103,15 @@ pub struct State {
     pub checked: BTreeMap<Instrument, Timestamp>,
 }
 
+/// What the log says about the feed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LogEnd {
+    /// Last `complete_through` said to any partition: a process killed between two partitions had told only some of them.
+    pub complete_through: Option<Timestamp>,
+    /// What it says about each instrument.
+    pub instruments: BTreeMap<Instrument, Past>,
+}
+
 /// What the log says about an instrument.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Past {
@@ -190,7 +199,7 @@ impl Ledger {
         settings: LedgerSettings,
         run: String,
         state: State,
-        mut past: BTreeMap<Instrument, Past>,
+        mut log: LogEnd,
         now: Timestamp,
         out: &mut Vec<Action>,
     ) -> Self {
@@ -204,7 +213,8 @@ impl Ledger {
             left: state.left,
             connections: BTreeMap::new(),
             active: None,
-            complete_through: None,
+            // What any partition was promised before holds on: trades behind it need a gap, and it never goes back.
+            complete_through: log.complete_through,
             up: false,
             gaps_made: 0,
             changed: true,
@@ -212,7 +222,7 @@ impl Ledger {
         let mut gaps = state.gaps;
         let sweep_lag_micros = settings.sweep_interval_micros.saturating_mul(3);
         for (instrument, since) in state.instruments {
-            let past = past.remove(&instrument).unwrap_or_default();
+            let past = log.instruments.remove(&instrument).unwrap_or_default();
             let mut entry = Entry {
                 seen: Seen::new(settings.ids_per_instrument),
                 set_aside: Seen::new(SET_ASIDE_KEPT),
@@ -239,8 +249,6 @@ impl Ledger {
                 entry.checked_to = Some(state.checked.get(&instrument).map_or(lagging, |checked| known_to.min(*checked)));
             }
             ledger.instruments.insert(instrument.clone(), entry);
-            // What the log was promised before holds on: trades behind it need a gap, and it never goes back.
-            ledger.complete_through = ledger.complete_through.max(past.complete_through);
             if let Some(from) = known_to {
                 ledger.open_gap(&instrument, from, "restart", now, out);
             }
@@ -989,14 +997,18 @@ pub(crate) mod tests {
         }
 
         fn resumed(instrument: &str, since: Option<Timestamp>, past: Past) -> (Self, Vec<String>) {
+            let complete_through = past.complete_through;
+            Self::after(instrument, since, LogEnd { complete_through, instruments: [(instrument.parse().unwrap(), past)].into() })
+        }
+
+        fn after(instrument: &str, since: Option<Timestamp>, log: LogEnd) -> (Self, Vec<String>) {
             let provider = if instrument == BTC { &bitstamp::PROVIDER } else { &binance::PROVIDER };
             let settings =
                 LedgerSettings { disorder_micros: 2_000_000, ids_per_instrument: 100, sweep_interval_micros: 30_000_000 };
             let instrument: Instrument = instrument.parse().unwrap();
             let state = State { instruments: [(instrument.clone(), since)].into(), ..State::default() };
             let mut out = Vec::new();
-            let past = [(instrument.clone(), past)].into();
-            let ledger = Ledger::new(provider, settings, "run".to_owned(), state, past, at(0), &mut out);
+            let ledger = Ledger::new(provider, settings, "run".to_owned(), state, log, at(0), &mut out);
             let mut scene = Self { ledger, instrument, jobs: Vec::new(), now: at(0) };
             let said = scene.said(out);
             (scene, said)
@@ -1350,6 +1362,16 @@ pub(crate) mod tests {
             scene.answer(2, &[(11, -30), (13, -10)]),
             ["trade 13", "GapOpened -30..-30", "trade 11", "GapFilled -30..-30", "GapFilled -15..2"]
         );
+    }
+
+    #[test]
+    fn after_a_crash_between_two_partitions_none_hears_less_than_it_was_told() {
+        let past = Past { ids: vec![9, 12], last_time: Some(at(-20)), complete_through: Some(at(-15)), gaps: Vec::new() };
+        let log = LogEnd { complete_through: Some(at(-14)), instruments: [(BTC.parse().unwrap(), past)].into() };
+        let (mut scene, said) = Scene::after(BTC, Some(at(-100)), log);
+        assert_eq!(said, ["GapOpened -15.."], "what its own partition was not told is still a hole");
+        scene.connect(1, 1);
+        assert_eq!(scene.complete(), Some(-14), "another partition was told more");
     }
 
     #[test]

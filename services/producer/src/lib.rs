@@ -70,7 +70,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
 
     let state_file = StateFile::open(&config.state.folder, provider.id)?;
     let state = state::merge(&config.provider.instruments, state_file.read()?);
-    let past = {
+    let log = {
         let (kafka, decoder, feed) = (config.kafka.clone(), Decoder::new(registry, &ids), provider.feed());
         let instruments: Vec<_> = state.instruments.keys().cloned().collect();
         let (ids_max, records_max) = (config.repair.ids_per_instrument, config.repair.read_back_records);
@@ -84,7 +84,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
         ids_per_instrument: config.repair.ids_per_instrument,
         sweep_interval_micros: checked.sweep_interval_micros,
     };
-    let ledger = Ledger::new(provider, settings, run_name(), state, past, clock.known(), &mut first_actions);
+    let ledger = Ledger::new(provider, settings, run_name(), state, log, clock.known(), &mut first_actions);
     let instruments = ledger.instruments();
     info!(
         provider = provider.id,

@@ -4,7 +4,7 @@
 //!
 //! Next: `ledger.rs`, whose first gaps open from here.
 
-use crate::ledger::{Gap, Past};
+use crate::ledger::{Gap, LogEnd, Past};
 use anyhow::Context;
 use marketflow_contract::{Schema, topics};
 use marketflow_kafka::{Decoder, KafkaConfig, Reader, Record, TopicPartition, partition_for};
@@ -26,7 +26,7 @@ struct Tail {
     instruments: BTreeMap<Instrument, Past>,
 }
 
-/// Reads the ends of all partitions and says what is known of each of `instruments`.
+/// Reads the ends of all partitions and says what is known of the feed and of each of `instruments`.
 ///
 /// # Errors
 /// An unreachable cluster.
@@ -37,10 +37,10 @@ pub fn read_back(
     instruments: &[Instrument],
     ids_max: usize,
     records_max: i64,
-) -> anyhow::Result<BTreeMap<Instrument, Past>> {
+) -> anyhow::Result<LogEnd> {
     let reader = Reader::new(kafka)?;
     let partitions = reader.partition_count(topics::TRADES)?;
-    let mut past = BTreeMap::new();
+    let mut log = LogEnd::default();
     for partition in 0..partitions {
         let of = TopicPartition::new(topics::TRADES, partition);
         let (low, end) = reader.range(&of)?;
@@ -62,13 +62,14 @@ pub fn read_back(
         if let Some(complete_through) = tail.complete_through {
             info!(partition, %complete_through, "the feed was written before; what is missing since will be fetched");
         }
+        log.complete_through = log.complete_through.max(tail.complete_through);
         for instrument in instruments.iter().filter(|i| partition_for(i.as_str().as_bytes(), partitions) == partition) {
             let mut known = tail.instruments.get(instrument).cloned().unwrap_or_default();
             known.complete_through = tail.complete_through;
-            past.insert(instrument.clone(), known);
+            log.instruments.insert(instrument.clone(), known);
         }
     }
-    Ok(past)
+    Ok(log)
 }
 
 impl Tail {
