@@ -18,7 +18,8 @@ help: ## print this list
 setup: ## install what a fresh machine lacks; offline and instant the second time
 	@scripts/setup.sh
 
-build: setup
+build:
+	@scripts/setup.sh --to-run
 	@$(CARGO) build --workspace --bins
 
 fmt: ## format the Rust sources
@@ -37,7 +38,7 @@ test: setup ## every tier, at most 35 minutes
 test-quick: ## the tiers that need no services, a couple of minutes
 	@timeout --kill-after=30s 10m $(CARGO) test $(PURE:%=-p marketflow-%)
 
-test-fault: build ## crashes and broken networks; SEED=n repeats a run, SOAK=1 runs the full counts
+test-fault: setup build ## crashes and broken networks; SEED=n repeats a run, SOAK=1 runs the full counts
 	@timeout --kill-after=30s $(if $(SOAK),6h,20m) env $(if $(SEED),SEED=$(SEED)) $(if $(SOAK),SOAK=$(SOAK)) \
 	    $(CARGO) test --workspace --test fault -- --nocapture
 

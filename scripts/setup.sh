@@ -2,6 +2,7 @@
 # Installs and fetches everything a fresh Debian or Ubuntu machine lacks. Safe to run again; then offline and in under two seconds.
 #
 #   scripts/setup.sh            everything
+#   scripts/setup.sh --to-run   what building and running need, not what only tests and lints do
 #   scripts/setup.sh --check    say what is missing, change nothing (exit 2 when something is)
 #
 # MARKETFLOW_TOOLS   folder for the fetched artifacts, shared by all checkouts (default ~/.cache/marketflow/tools)
@@ -16,6 +17,7 @@ pins=$here/setup
 tools=${MARKETFLOW_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/marketflow/tools}
 scratch=$tools/.scratch
 check_only=false
+for_tests=true
 something_missing=false
 
 apicurio_artifact=io.apicurio:apicurio-registry-app:2.6.13.Final:tar.gz:all
@@ -26,7 +28,8 @@ main() {
     case "${1:-}" in
         "") ;;
         --check) check_only=true ;;
-        *) fail 64 "unknown argument $1; usage: scripts/setup.sh [--check]" ;;
+        --to-run) for_tests=false ;;
+        *) fail 64 "unknown argument $1; usage: scripts/setup.sh [--to-run | --check]" ;;
     esac
     [[ $(uname -s)-$(uname -m) == Linux-x86_64 ]] || fail 64 "the local stack is built for Linux on x86-64; this is $(uname -s) on $(uname -m)"
 
@@ -40,8 +43,10 @@ main() {
     artifact apicurio "Apicurio Registry 2.6.13 (142 MB)"          fetch_apicurio
     artifact chdb     "ClickHouse engine libchdb 26.7.3 (178 MB)"  fetch_chdb
     artifact tape     "recorded trades of 2013 (1 MB)"             fetch_tape
-    artifact python   "Python clients for the tests (200 MB)"      fetch_python   "$pins/requirements.txt"
-    have promtool || artifact promtool "promtool, out of Debian's prometheus (20 MB)" fetch_promtool
+    if $for_tests; then
+        artifact python   "Python clients for the tests (200 MB)"      fetch_python   "$pins/requirements.txt"
+        have promtool || artifact promtool "promtool, out of Debian's prometheus (20 MB)" fetch_promtool
+    fi
     rm -rf "$scratch"
     if $something_missing; then exit 2; fi
     say "ready: $tools"

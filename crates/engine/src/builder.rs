@@ -5,10 +5,11 @@
 use crate::feed::{FeedTrack, GapState};
 use crate::flows::{FlowSum, MinuteFlow};
 use crate::ids::{IdRun, SeenIds, TradeId};
+use crate::kept::{KeptTrade, KeptTrades};
 use crate::minute::Minute;
 use crate::partition::Config;
 use crate::traded::{TradedBar, TradedBars};
-use marketflow_model::{Bar, BarKind, BarSource, Calendar, Feed, Instrument, Interval, Price, Quality, Timestamp};
+use marketflow_model::{Bar, BarKind, BarSource, Calendar, Feed, Instrument, Interval, Price, Quality, Timestamp, Venue};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,9 +26,16 @@ pub(crate) enum Reason {
     GapAbandoned,
     GapFound,
     Halt,
+    Cancel,
+    Correction,
 }
 
 impl Reason {
+    /// Whether the bar's values are other ones, not only its quality.
+    fn changes_values(self) -> bool {
+        matches!(self, Self::LateRecords | Self::Cancel | Self::Correction)
+    }
+
     fn text(self) -> &'static str {
         match self {
             Self::LateRecords => "late records",
@@ -35,6 +43,8 @@ impl Reason {
             Self::GapAbandoned => "gap abandoned",
             Self::GapFound => "gap found",
             Self::Halt => "halt",
+            Self::Cancel => "cancel",
+            Self::Correction => "correction",
         }
     }
 }
@@ -49,7 +59,7 @@ pub(crate) struct Published {
     pub(crate) quality: Quality,
     /// Set when the window must be published again.
     pub(crate) dirty: Option<Reason>,
-    /// Whether records came since: whatever it is published again for, its values are other ones.
+    /// Whether records came since, or were taken back: whatever it is published again for, its values are other ones.
     pub(crate) has_new_records: bool,
 }
 
@@ -64,6 +74,9 @@ pub(crate) struct Slot {
     pub(crate) first_ids: IdRun,
     #[serde(skip)]
     pub(crate) ids: SeenIds,
+    /// Its trades one by one, where the venue takes trades back.
+    #[serde(skip)]
+    pub(crate) kept: Option<Box<KeptTrades>>,
     #[serde(skip)]
     pub(crate) touched: bool,
     /// Whether the changelog holds it.
@@ -121,6 +134,23 @@ pub(crate) struct Head {
     pub(crate) serves_flows: Option<bool>,
 }
 
+/// A slot that is no more, with what it had in the changelog.
+#[derive(Clone, Copy)]
+pub(crate) struct Dropped {
+    pub(crate) open: Timestamp,
+    pub(crate) id_runs: u32,
+    pub(crate) kept_runs: u32,
+}
+
+/// A record as its builder takes it.
+#[derive(Clone)]
+pub(crate) struct Incoming<'a> {
+    pub(crate) event_time: Timestamp,
+    pub(crate) minute: Minute,
+    pub(crate) id: Option<TradeId<'a>>,
+    pub(crate) row: Option<i64>,
+}
+
 /// What happened to a record that reached its window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Fold {
@@ -139,8 +169,8 @@ pub(crate) struct Builder {
     /// Whether anything changed since the last commit.
     pub(crate) touched: bool,
     pub(crate) slots: BTreeMap<Timestamp, Slot>,
-    /// Slots dropped since the last commit, with the id runs they had in the changelog.
-    pub(crate) dropped: Vec<(Timestamp, u32)>,
+    /// Slots dropped since the last commit.
+    pub(crate) dropped: Vec<Dropped>,
     /// Windows to publish again: (close, interval, open). Follows from the slots.
     dirty: BTreeSet<(Timestamp, u8, Timestamp)>,
     /// Bars that what was traded ends, one entry for each configured kind once there was a trade.
@@ -148,6 +178,8 @@ pub(crate) struct Builder {
     pub(crate) traded_touched: bool,
     /// Whether its minutes may count in flows.
     sums_flows: bool,
+    /// Whether its venue takes trades back.
+    pub(crate) keeps_trades: bool,
     /// Minutes published by the record at hand, where they may.
     pub(crate) minute_flows: Vec<MinuteFlow>,
 }
@@ -163,6 +195,7 @@ impl Builder {
             serves_flows: None,
         };
         let calendar = Some(Calendar::of_venue(instrument.venue())).filter(|c| !c.is_always_open());
+        let keeps_trades = source == BarSource::Trades && Venue::named(instrument.venue()).has_cancels();
         Self {
             source,
             feed,
@@ -177,6 +210,7 @@ impl Builder {
             traded: Vec::new(),
             traded_touched: false,
             sums_flows,
+            keeps_trades,
             minute_flows: Vec::new(),
         }
     }
@@ -251,10 +285,13 @@ impl Builder {
         {
             return false;
         }
+        self.neighbours(event_time).any(|(_, slot)| slot.ids.contains(id))
+    }
+
+    /// The minute of an event time and those beside it: a request interface may round.
+    fn neighbours(&self, event_time: Timestamp) -> impl Iterator<Item = (&Timestamp, &Slot)> {
         let minute = self.minute_of(event_time);
-        self.slots
-            .range(minute.plus_micros(-MINUTE_MICROS)..=minute.plus_micros(MINUTE_MICROS))
-            .any(|(_, slot)| slot.ids.contains(id))
+        self.slots.range(minute.plus_micros(-MINUTE_MICROS)..=minute.plus_micros(MINUTE_MICROS))
     }
 
     /// Folds one record into its minute; marks published windows that hold it for a revision. Returns when its
@@ -263,12 +300,10 @@ impl Builder {
         &mut self,
         feed: &FeedTrack,
         intervals: &[Interval],
-        event_time: Timestamp,
-        minute: Minute,
-        id: Option<TradeId<'_>>,
-        row: Option<i64>,
+        Incoming { event_time, minute, id, row }: Incoming<'_>,
     ) -> (Fold, Option<Timestamp>) {
         let open = self.minute_of(event_time);
+        let kept = self.keeps_trades.then(|| KeptTrade::of(id, &minute));
         let slot = self.slots.entry(open).or_default();
         let is_new_minute = slot.minute.is_none();
         match (&mut slot.minute, self.source) {
@@ -280,6 +315,19 @@ impl Builder {
             // the provider's later word on a minute replaces its earlier one
             (kept, _) => *kept = Some(minute),
         }
+        if let Some(kept) = kept {
+            slot.kept.get_or_insert_default().keep(kept);
+        }
+        self.note(open, id, row);
+        self.mark_published(feed, intervals, open, Reason::LateRecords);
+        let closed_to = self.head.closed_to;
+        let due = || indices(intervals).map(|i| self.window(feed, intervals, i, open).due).filter(|due| *due > closed_to).min();
+        (Fold::Used, if is_new_minute { due() } else { None })
+    }
+
+    /// Remembers a record's id and row.
+    fn note(&mut self, open: Timestamp, id: Option<TradeId<'_>>, row: Option<i64>) {
+        let slot = self.slots.entry(open).or_default();
         slot.touched = true;
         if let Some(id) = id {
             if let TradeId::Number(number) = id {
@@ -291,17 +339,51 @@ impl Builder {
             self.head.highest_row = self.head.highest_row.max(row);
         }
         self.head_touched = true;
+    }
+
+    /// The minute that holds the trade of this id; a cancel or correction carries its event time.
+    pub(crate) fn holding(&self, id: TradeId<'_>, event_time: Timestamp) -> Option<Timestamp> {
+        let holds = |slot: &Slot| slot.kept.as_ref().is_some_and(|kept| kept.holds(id));
+        self.neighbours(event_time).find(|(_, slot)| holds(slot)).map(|(open, _)| *open)
+    }
+
+    /// Whether a correction of the trade that this minute holds says what is known already.
+    pub(crate) fn says(&self, open: Timestamp, id: TradeId<'_>, trade: &Minute) -> bool {
+        self.slots.get(&open).and_then(|slot| slot.kept.as_ref()).is_some_and(|kept| kept.says(id, trade))
+    }
+
+    /// The trade counts no more: its minute is folded again from the others.
+    pub(crate) fn void(&mut self, feed: &FeedTrack, intervals: &[Interval], open: Timestamp, id: TradeId<'_>, reason: Reason) {
+        let Some(slot) = self.slots.get_mut(&open) else { return };
+        let Some(kept) = &mut slot.kept else { return };
+        slot.minute = kept.void(id);
+        slot.touched = true;
+        if self.head.last_close.is_some_and(|(at, _)| at == open) {
+            let mut kept =
+                self.slots.range(..=open).filter_map(|(at, slot)| slot.minute.as_ref().map(|minute| (*at, minute.close)));
+            self.head.last_close = kept.next_back();
+            self.head_touched = true;
+        }
+        self.mark_published(feed, intervals, open, reason);
+    }
+
+    /// A cancel overtook its trade: once that comes, it is known already.
+    pub(crate) fn forestall(&mut self, event_time: Timestamp, id: TradeId<'_>, row: Option<i64>) {
+        self.note(self.minute_of(event_time), Some(id), row);
+    }
+
+    /// Marks the published windows that hold a minute to be published again.
+    fn mark_published(&mut self, feed: &FeedTrack, intervals: &[Interval], open: Timestamp, reason: Reason) {
         let closed_to = self.head.closed_to;
-        if open < closed_to {
-            for interval in indices(intervals) {
-                let window = self.window(feed, intervals, interval, open);
-                if window.due <= closed_to || self.published(interval, window.open).is_some_and(|p| p.revision >= 0) {
-                    self.mark(intervals, interval, window.open, Reason::LateRecords);
-                }
+        if open >= closed_to {
+            return;
+        }
+        for interval in indices(intervals) {
+            let window = self.window(feed, intervals, interval, open);
+            if window.due <= closed_to || self.published(interval, window.open).is_some_and(|p| p.revision >= 0) {
+                self.mark(intervals, interval, window.open, reason);
             }
         }
-        let due = || indices(intervals).map(|i| self.window(feed, intervals, i, open).due).filter(|due| *due > closed_to).min();
-        (Fold::Used, if is_new_minute { due() } else { None })
     }
 
     /// Deals a trade out to the bars that what was traded ends.
@@ -354,7 +436,7 @@ impl Builder {
     fn mark(&mut self, intervals: &[Interval], interval: u8, open: Timestamp, reason: Reason) {
         let published = self.slots.entry(open).or_default().publication(interval);
         published.dirty.get_or_insert(reason);
-        published.has_new_records |= reason == Reason::LateRecords;
+        published.has_new_records |= reason.changes_values();
         self.dirty.insert((grid_close(intervals, interval, open), interval, open));
     }
 
@@ -464,9 +546,12 @@ impl Builder {
         let carried = self.head.last_close.filter(|(last, _)| *last < open).map(|(_, price)| price);
         let folded = self.folded(open, end);
         let is_empty = folded.is_none();
+        let last_void = if is_empty { self.last_void(open, end) } else { None };
         let published = self.slots.entry(open).or_default().publication(index);
+        // every trade of a published bar was taken back: it is published once more, without any
+        let emptied = last_void.filter(|_| published.revision >= 0 && published.has_new_records);
         if is_empty && quality != Quality::Halted {
-            quality = if matches!(quality, Quality::Gap | Quality::PartialOpen) {
+            quality = if emptied.is_none() && matches!(quality, Quality::Gap | Quality::PartialOpen) {
                 return published.dirty = None;
             } else {
                 Quality::NoTrades
@@ -476,21 +561,27 @@ impl Builder {
         published.dirty = None;
         published.has_new_records = false;
         // without a trade: only at first, and only where a close is there to carry
-        let carried = carried.filter(|_| published.revision < 0 && reason.is_none()).map(Minute::carrying);
-        let Some(bar) = folded.or(carried) else { return };
+        let carried = carried.filter(|_| emptied.is_some() || (published.revision < 0 && reason.is_none()));
+        let Some(bar) = folded.or(carried.or(emptied).map(Minute::carrying)) else { return };
         if !changed {
             return;
         }
         published.revision += 1;
         published.quality = quality;
         let revision = published.revision;
-        if index == 0 && !is_empty && self.sums_flows {
-            let is = FlowSum::of_minute(&bar, quality);
+        if index == 0 && (!is_empty || emptied.is_some()) && self.sums_flows {
+            let is = if is_empty { FlowSum::default() } else { FlowSum::of_minute(&bar, quality) };
             let was = self.slots.entry(open).or_default().flow.replace(is);
             self.minute_flows.push(MinuteFlow { open, was, is, revision });
         }
         let reason = if revision > 0 { reason.map(|r| r.text().to_owned()) } else { None };
         out.push(self.bar(intervals, window, &bar, revision, quality, reason));
+    }
+
+    /// The last price of a window that was taken back.
+    fn last_void(&self, open: Timestamp, end: Timestamp) -> Option<Price> {
+        let kept = self.slots.range(open..end).filter_map(|(_, slot)| slot.kept.as_ref());
+        kept.filter_map(|kept| kept.last_void()).max_by(|(a, _), (b, _)| a.compare(b)).map(|(_, price)| price)
     }
 
     /// The minutes of a window as one; `None` without a trade.
@@ -601,7 +692,8 @@ impl Builder {
     fn drop_slot(&mut self, open: Timestamp) {
         if let Some(slot) = self.slots.remove(&open) {
             // one that came and went between two commits was never written
-            self.dropped.extend(slot.written.then(|| (open, slot.ids.runs())));
+            let kept_runs = slot.kept.as_ref().map_or(0, |kept| kept.runs());
+            self.dropped.extend(slot.written.then(|| Dropped { open, id_runs: slot.ids.runs(), kept_runs }));
             for published in slot.published.iter().filter(|p| p.dirty.is_some()) {
                 self.dirty.retain(|(_, interval, at)| !(*interval == published.interval && *at == open));
             }

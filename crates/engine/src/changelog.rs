@@ -1,12 +1,14 @@
 //! State as key-value changes: what a commit writes to the changelog topic, and how a partition is rebuilt from it.
 //!
-//! Kinds of key: a feed's track, an instrument's head, a kept minute with the ids first seen in it, a run of later ids, and a bar that trades
-//! close. Runs are only ever added, so a commit costs what it changed; a dropped minute leaves tombstones.
+//! Kinds of key: a feed's track, an instrument's head, a kept minute with the ids first seen in it, a run of later ids, a run of a minute's trades
+//! one by one, and a bar that trades close. Runs are only ever added, so a commit costs what it changed; a dropped minute leaves tombstones.
 
-use crate::builder::{Head, Slot};
+use crate::builder::{Dropped, Head, Slot};
 use crate::feed::FeedTrack;
 use crate::ids::IdRun;
+use crate::kept::KeptRun;
 use crate::partition::{Config, Partition};
+use crate::tally::Tally;
 use marketflow_model::{BarKind, BarSource, Feed, Instrument, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -50,6 +52,8 @@ enum Key {
     Ids(BarSource, Feed, Instrument, Timestamp, u32),
     Intervals,
     Traded(BarSource, Feed, Instrument),
+    Kept(BarSource, Feed, Instrument, Timestamp, u32),
+    Tally(BarSource),
 }
 
 fn encode_key(key: &Key) -> Vec<u8> {
@@ -60,6 +64,21 @@ fn encode_key(key: &Key) -> Vec<u8> {
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_stdvec(value).expect("plain values serialize")
+}
+
+/// The tally that a record holds, if it is one.
+pub(crate) fn tally_of(change: &Change) -> Result<Option<(BarSource, Tally)>, RestoreError> {
+    let key = decode_key(&change.key)?;
+    let (Key::Tally(source), Some(value)) = (key, &change.value) else { return Ok(None) };
+    Ok(Some((source, postcard::from_bytes(value)?)))
+}
+
+fn decode_key(bytes: &[u8]) -> Result<Key, RestoreError> {
+    let (version, key) = bytes.split_first().ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+    if *version != VERSION {
+        return Err(RestoreError::Version { found: *version, expected: VERSION });
+    }
+    Ok(postcard::from_bytes(key)?)
 }
 
 /// The last value of each key that has one.
@@ -98,23 +117,35 @@ impl Partition {
                 let traded = (!builder.traded.is_empty()).then(|| encode(&builder.traded));
                 put(&Key::Traded(name.0, name.1.clone(), name.2.clone()), traded);
             }
-            for (open, runs) in std::mem::take(&mut builder.dropped) {
+            for Dropped { open, id_runs, kept_runs } in std::mem::take(&mut builder.dropped) {
                 put(&Key::Slot(name.0, name.1.clone(), name.2.clone(), open), None);
-                for run in 0..runs {
+                for run in 0..id_runs {
                     put(&Key::Ids(name.0, name.1.clone(), name.2.clone(), open, run), None);
+                }
+                for run in 0..kept_runs {
+                    put(&Key::Kept(name.0, name.1.clone(), name.2.clone(), open, run), None);
                 }
             }
             for (open, slot) in builder.slots.iter_mut().filter(|(_, slot)| slot.touched) {
                 slot.touched = false;
-                match (slot.ids.take_run(), std::mem::replace(&mut slot.written, true)) {
-                    (Some(run), true) => {
-                        let number = slot.ids.number_run();
-                        put(&Key::Ids(name.0, name.1.clone(), name.2.clone(), *open, number), Some(encode(&run)));
+                for run in slot.ids.take_runs() {
+                    if !std::mem::replace(&mut slot.written, true) {
+                        slot.first_ids = run;
+                        continue;
                     }
-                    (Some(run), false) => slot.first_ids = run,
-                    (None, _) => {}
+                    let number = slot.ids.number_run();
+                    put(&Key::Ids(name.0, name.1.clone(), name.2.clone(), *open, number), Some(encode(&run)));
+                }
+                slot.written = true;
+                for (number, run) in slot.kept.iter_mut().flat_map(|kept| kept.take_runs()) {
+                    put(&Key::Kept(name.0, name.1.clone(), name.2.clone(), *open, number), Some(encode(&run)));
                 }
                 put(&Key::Slot(name.0, name.1.clone(), name.2.clone(), *open), Some(encode(slot)));
+            }
+        }
+        for (source, tally, touched) in &mut self.tallies {
+            if std::mem::take(touched) {
+                put(&Key::Tally(*source), Some(encode(tally)));
             }
         }
         if !changes.is_empty() && !std::mem::replace(&mut self.intervals_written, true) {
@@ -130,11 +161,7 @@ impl Partition {
     pub fn restore(config: Config, records: impl IntoIterator<Item = Change>) -> Result<Self, RestoreError> {
         let mut partition = Self::new(config);
         for (key, value) in live(records) {
-            let (version, key) = key.split_first().ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
-            if *version != VERSION {
-                return Err(RestoreError::Version { found: *version, expected: VERSION });
-            }
-            partition.put_back(postcard::from_bytes(key)?, &value)?;
+            partition.put_back(decode_key(&key)?, &value)?;
         }
         partition.index_restored();
         Ok(partition)
@@ -164,6 +191,12 @@ impl Partition {
                 let run: IdRun = postcard::from_bytes(value)?;
                 self.builders[at].slots.entry(open).or_default().ids.restore(Some(number), &run);
             }
+            Key::Kept(source, feed, instrument, open, number) => {
+                let at = self.named(source, &feed, &instrument);
+                let run: KeptRun = postcard::from_bytes(value)?;
+                self.builders[at].slots.entry(open).or_default().kept.get_or_insert_default().restore(number, run);
+            }
+            Key::Tally(source) => self.tallies.push((source, postcard::from_bytes(value)?, false)),
             Key::Traded(source, feed, instrument) => {
                 let at = self.named(source, &feed, &instrument);
                 self.builders[at].traded = postcard::from_bytes(value)?;

@@ -6,6 +6,9 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
+/// Entries of a run at most: a changelog record stays far below Kafka's limit, however much one commit holds.
+pub(crate) const RUN_AT_MOST: usize = 5_000;
+
 /// A venue's trade id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TradeId<'a> {
@@ -13,6 +16,15 @@ pub(crate) enum TradeId<'a> {
     Number(i64),
     /// Others are only equal or not.
     Text(&'a str),
+}
+
+impl std::fmt::Display for TradeId<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(out),
+            Self::Text(text) => out.write_str(text),
+        }
+    }
 }
 
 impl<'a> TradeId<'a> {
@@ -69,17 +81,16 @@ impl SeenIds {
         }
     }
 
-    /// Takes what was added since the last call; `None` when nothing was.
-    pub(crate) fn take_run(&mut self) -> Option<IdRun> {
-        if self.fresh.numbers.is_empty() && self.fresh.texts.is_empty() {
-            return None;
-        }
-        let mut run = std::mem::take(&mut self.fresh);
-        run.numbers.sort_unstable();
-        for index in (1..run.numbers.len()).rev() {
-            run.numbers[index] = run.numbers[index].wrapping_sub(run.numbers[index - 1]);
-        }
-        Some(run)
+    /// Takes what was added since the last call, as runs of a bounded size; none when nothing was.
+    pub(crate) fn take_runs(&mut self) -> Vec<IdRun> {
+        let mut fresh = std::mem::take(&mut self.fresh);
+        fresh.numbers.sort_unstable();
+        let numbers = fresh.numbers.chunks(RUN_AT_MOST).map(|chunk| {
+            let differences = std::iter::once(chunk[0]).chain(chunk.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])));
+            IdRun { numbers: differences.collect(), texts: Vec::new() }
+        });
+        let texts = fresh.texts.chunks(RUN_AT_MOST).map(|chunk| IdRun { numbers: Vec::new(), texts: chunk.to_vec() });
+        numbers.chain(texts).collect()
     }
 
     /// The number of a run that gets a key of its own.
@@ -116,15 +127,15 @@ mod tests {
             seen.insert(TradeId::Number(id));
         }
         seen.insert(TradeId::Text("a-1"));
-        let first = seen.take_run().unwrap();
-        assert_eq!(seen.take_run(), None);
+        let first = seen.take_runs();
+        assert_eq!((first.len(), seen.take_runs()), (2, Vec::new()), "numbers and texts");
         seen.insert(TradeId::Number(4));
-        let second = seen.take_run().unwrap();
+        let second = seen.take_runs().remove(0);
         let number = seen.number_run();
 
         let mut restored = SeenIds::default();
         restored.restore(Some(number), &second);
-        restored.restore(None, &first);
+        first.iter().for_each(|run| restored.restore(None, run));
         assert_eq!(restored, seen);
         assert!(restored.contains(TradeId::Number(3)) && restored.contains(TradeId::Text("a-1")));
         assert!(!restored.contains(TradeId::Number(6)));

@@ -5,9 +5,9 @@
 //!
 //! Files in reading order: `partition.rs` (routing, watermarks, gaps), `builder.rs` (windows of one instrument), `minute.rs` (one minute's
 //! fold), `ids.rs` (de-duplication), `feed.rs` (what is known of a feed), `changelog.rs` (state as key-value changes), `flows.rs` and
-//! `flow_totals.rs` (turnover by aggressor, summed across instruments in two stages), `traded.rs` (bars that what was traded ends).
+//! `flow_totals.rs` (turnover by aggressor, summed across instruments in two stages), `traded.rs` (bars that what was traded ends), `tally.rs` (what became of every record).
 //! Windows end with the session of the venue's calendar (`marketflow_model::Calendar`).
-//! It lacks candles by interval other than one minute, and folding of cancels: a cancel is set aside, never guessed.
+//! A cancel or correction folds its minute again from the trades kept one by one (`kept.rs`), where the venue's file says that it has them.
 //!
 //! Next: `schemas/avro/bar.v1.avsc`, then `services/sink/src/tables/bar.rs`.
 
@@ -17,11 +17,14 @@ mod feed;
 mod flow_totals;
 mod flows;
 mod ids;
+mod kept;
 mod minute;
 mod partition;
+mod tally;
 mod traded;
 
 pub use changelog::{Change, RestoreError};
 pub use flow_totals::{FlowTotals, PartialOutcome};
 pub use flows::{FlowGroup, FlowScope, FlowSum, METHOD, PartialFlows};
 pub use partition::{Config, Outcome, Partition};
+pub use tally::{Tally, Verdict};

@@ -13,7 +13,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn compare(&self, other: &Self) -> Ordering {
+    pub(crate) fn compare(&self, other: &Self) -> Ordering {
         let by_sequence = match (self.sequence, other.sequence) {
             (Some(mine), Some(theirs)) => mine.cmp(&theirs),
             _ => Ordering::Equal,
@@ -44,15 +44,19 @@ impl Minute {
     /// A minute that holds one trade; `None` when price × size overflows.
     pub(crate) fn of_trade(trade: &TradeRef<'_>, offset: i64) -> Option<Self> {
         let place = Place { sequence: trade.sequence, event_time: trade.event_time, offset };
-        let size = trade.size.unwrap_or(Quantity::ZERO);
-        let turnover = Turnover::of(trade.price, size)?;
-        let on = |side| if trade.side == side { (size, turnover) } else { (Quantity::ZERO, Turnover::ZERO) };
+        Self::of_execution(trade.price, trade.size.unwrap_or(Quantity::ZERO), trade.side, place)
+    }
+
+    /// The same from a trade's parts.
+    pub(crate) fn of_execution(price: Price, size: Quantity, side: Side, place: Place) -> Option<Self> {
+        let turnover = Turnover::of(price, size)?;
+        let on = |aggressor| if side == aggressor { (size, turnover) } else { (Quantity::ZERO, Turnover::ZERO) };
         let ((buy_volume, buy_turnover), (sell_volume, sell_turnover)) = (on(Side::Buy), on(Side::Sell));
         let minute = Self {
-            open: trade.price,
-            high: trade.price,
-            low: trade.price,
-            close: trade.price,
+            open: price,
+            high: price,
+            low: price,
+            close: price,
             volume: size,
             turnover,
             trade_count: 1,
@@ -64,6 +68,11 @@ impl Minute {
             last: place,
         };
         minute.is_within_share().then_some(minute)
+    }
+
+    /// Where its last trade stands.
+    pub(crate) fn last_place(&self) -> Place {
+        self.last
     }
 
     /// A minute as a provider's candle states it; what it does not report counts 0.

@@ -2,11 +2,12 @@
 //!
 //! Next: `builder.rs`.
 
-use crate::builder::{Builder, Fold, Reason};
+use crate::builder::{Builder, Fold, Incoming, Reason};
 use crate::feed::{FeedTrack, Gap, GapState, Halt, SILENCE};
 use crate::flows::{FlowStage, PartialFlows};
 use crate::ids::TradeId;
 use crate::minute::Minute;
+use crate::tally::{Tally, Verdict};
 use marketflow_model::{
     Bar, BarKind, BarSource, Candle, Condition, Control, ControlKind, Feed, FeedState, FlowAggregate, Instrument, InstrumentRef,
     Interval, Price, Quantity, Source, Timestamp, TradeRef,
@@ -74,6 +75,8 @@ pub enum Outcome {
     NotSelected(Cow<'static, str>),
 }
 
+const OVERFLOW: Outcome = Outcome::Refused(Cow::Borrowed("the minute's sums overflow"));
+
 pub(crate) struct FeedEntry {
     pub(crate) source: BarSource,
     pub(crate) feed: Feed,
@@ -123,6 +126,8 @@ pub struct Partition {
     /// The feed of the last record: the next is most often of the same.
     last_feed: usize,
     flows: FlowStage,
+    /// What became of the records of each source's topic, and whether that changed since the last commit.
+    pub(crate) tallies: Vec<(BarSource, Tally, bool)>,
 }
 
 impl Partition {
@@ -142,7 +147,19 @@ impl Partition {
             feed_index: HashMap::new(),
             last_feed: 0,
             flows: FlowStage::default(),
+            tallies: Vec::new(),
         }
+    }
+
+    /// Counts what became of the record at `offset` of a source's topic; the caller knows of those that never reach the engine too.
+    pub fn count(&mut self, source: BarSource, offset: i64, verdict: Verdict) {
+        let place = self.tallies.iter().position(|(of, ..)| *of == source).unwrap_or_else(|| {
+            self.tallies.push((source, Tally::default(), true));
+            self.tallies.len() - 1
+        });
+        let (_, tally, touched) = &mut self.tallies[place];
+        tally.count(offset, verdict);
+        *touched = true;
     }
 
     /// Takes a trade that stands at `offset` of the partition. Bars that close by it are appended to `out`.
@@ -155,8 +172,12 @@ impl Partition {
             return Outcome::Refused("price times size overflows".into());
         };
         let id = trade.trade_id.map(TradeId::of);
-        let outcome =
-            self.fold(BarSource::Trades, trade.feed, trade.instrument, trade.event_time, minute, id, trade.import_row, out);
+        let incoming = Incoming { event_time: trade.event_time, minute, id, row: trade.import_row };
+        let outcome = if trade.conditions.amends() {
+            self.amend(&trade, incoming, out)
+        } else {
+            self.fold(BarSource::Trades, trade.feed, trade.instrument, incoming, out)
+        };
         self.flows.finish(trade.feed, offset);
         outcome
     }
@@ -182,16 +203,8 @@ impl Partition {
         let Some(minute) = Minute::of_candle(candle, offset) else {
             return Outcome::Refused("candle exceeds the range of a minute".into());
         };
-        self.fold(
-            BarSource::Candles,
-            candle.feed.as_str(),
-            (&candle.instrument).into(),
-            candle.open_time,
-            minute,
-            None,
-            candle.import_row,
-            out,
-        )
+        let incoming = Incoming { event_time: candle.open_time, minute, id: None, row: candle.import_row };
+        self.fold(BarSource::Candles, candle.feed.as_str(), (&candle.instrument).into(), incoming, out)
     }
 
     /// Takes a control that stands at `offset` of the trades topic ([`BarSource::Trades`]) or the candles topic. Closed bars and gathered
@@ -287,8 +300,8 @@ impl Partition {
         if trade.price < Price::ZERO {
             return Some("price is negative");
         }
-        if trade.conditions.contains(Condition::Cancel) || trade.conditions.contains(Condition::Correction) {
-            return Some("cancels and corrections are not folded");
+        if trade.conditions.amends() && trade.trade_id.is_none() {
+            return Some("a cancel or correction without the id of its trade");
         }
         let is_live = trade.source != Source::Import && !Feed::names_import(trade.feed);
         if is_live && trade.event_time.micros_since(trade.receive_time) > self.config.future_tolerance_micros {
@@ -297,64 +310,112 @@ impl Partition {
         None
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a record's parts, taken apart once by its caller")]
     fn fold(
         &mut self,
         source: BarSource,
         feed: &str,
         instrument: InstrumentRef<'_>,
-        event_time: Timestamp,
-        minute: Minute,
-        id: Option<TradeId<'_>>,
-        row: Option<i64>,
+        incoming: Incoming<'_>,
         out: &mut Vec<Bar>,
     ) -> Outcome {
         let entry = self.feed_entry(source, feed);
         let at = self.builder(entry, instrument);
         let builder = &self.builders[at];
-        if row.is_some_and(|row| row <= builder.head.highest_row) {
+        if incoming.row.is_some_and(|row| row <= builder.head.highest_row) {
             return Outcome::Duplicate;
         }
-        if let Some(id) = id
-            && builder.is_duplicate(id, event_time)
-        {
+        if incoming.id.is_some_and(|id| builder.is_duplicate(id, incoming.event_time)) {
             return Outcome::Duplicate;
         }
-        let track = &self.feeds[entry].track;
-        if track.ended && Feed::names_import(feed) {
-            return Outcome::Late("the import has ended".into());
+        if let Some(why) = self.too_late(entry, at, incoming.event_time) {
+            return Outcome::Late(why);
+        }
+        let dealt = (source == BarSource::Trades && !self.config.kinds.is_empty()).then(|| incoming.clone());
+        if self.take(entry, at, incoming, out) == Fold::Overflow {
+            return OVERFLOW;
+        }
+        if let Some(Incoming { event_time, minute, .. }) = dealt {
+            self.builders[at].deal(&self.feeds[entry].track, &self.config.kinds, event_time, &minute, out);
+        }
+        Outcome::Used
+    }
+
+    /// A trade taken back, or said anew: its minute is folded again. Bars that what was traded ends stay as they were: they count prints.
+    fn amend(&mut self, trade: &TradeRef<'_>, incoming: Incoming<'_>, out: &mut Vec<Bar>) -> Outcome {
+        let entry = self.feed_entry(BarSource::Trades, trade.feed);
+        let at = self.builder(entry, trade.instrument);
+        let builder = &self.builders[at];
+        let (Some(id), event_time) = (incoming.id, incoming.event_time) else {
+            return Outcome::Quarantined("a cancel or correction without the id of its trade".into());
+        };
+        if !builder.keeps_trades {
+            return Outcome::Quarantined("the venue is not known to take trades back: venues.toml, cancels".into());
+        }
+        let is_cancel = trade.conditions.contains(Condition::Cancel);
+        let held = builder.holding(id, event_time);
+        let is_known = match held {
+            Some(open) => !is_cancel && builder.says(open, id, &incoming.minute),
+            // it was taken back before
+            None => builder.is_duplicate(id, event_time),
+        };
+        if is_known || incoming.row.is_some_and(|row| row <= builder.head.highest_row) {
+            return Outcome::Duplicate;
+        }
+        if let Some(why) = self.too_late(entry, at, event_time) {
+            return Outcome::Late(why);
+        }
+        if let Some(open) = held {
+            let reason = if is_cancel { Reason::Cancel } else { Reason::Correction };
+            self.builders[at].void(&self.feeds[entry].track, &self.config.intervals, open, id, reason);
+        }
+        if !is_cancel {
+            return if self.take(entry, at, incoming, out) == Fold::Overflow { OVERFLOW } else { Outcome::Used };
+        }
+        self.builders[at].forestall(event_time, id, incoming.row);
+        self.touch(at);
+        self.await_revisions(entry, at);
+        Outcome::Used
+    }
+
+    /// Why a record of this event time comes too late, if it does.
+    fn too_late(&self, entry: usize, at: usize, event_time: Timestamp) -> Option<Cow<'static, str>> {
+        let FeedEntry { track, feed, .. } = &self.feeds[entry];
+        if track.ended && feed.is_import() {
+            return Some("the import has ended".into());
         }
         let minute_close = event_time.window_open(Interval::ONE_MINUTE).plus_micros(Interval::ONE_MINUTE.micros());
-        let is_closed = minute_close <= track.watermark;
-        if is_closed
-            && track.watermark.micros_since(event_time) > self.config.allowed_lateness_micros
-            && !track.pins(&builder.instrument, event_time, event_time.plus_micros(1))
-        {
-            let seconds = track.watermark.micros_since(event_time) / 1_000_000;
-            return Outcome::Late(format!("{seconds} s behind the watermark").into());
-        }
+        let behind_micros = track.watermark.micros_since(event_time);
+        let is_late = minute_close <= track.watermark
+            && behind_micros > self.config.allowed_lateness_micros
+            && !track.pins(&self.builders[at].instrument, event_time, event_time.plus_micros(1));
+        is_late.then(|| format!("{} s behind the watermark", behind_micros / 1_000_000).into())
+    }
+
+    /// Folds a record that counts.
+    fn take(&mut self, entry: usize, at: usize, incoming: Incoming<'_>, out: &mut Vec<Bar>) -> Fold {
+        let event_time = incoming.event_time;
         if self.feeds[entry].track.covered_from.is_none() {
             self.feeds[entry].track.covered_from = Some(event_time);
             self.feeds[entry].touched = true;
         }
-        let dealt = (source == BarSource::Trades && !self.config.kinds.is_empty()).then(|| minute.clone());
-        let (fold, due) = self.builders[at].fold(&self.feeds[entry].track, &self.config.intervals, event_time, minute, id, row);
+        let (fold, due) = self.builders[at].fold(&self.feeds[entry].track, &self.config.intervals, incoming);
         self.touch(at);
         if fold == Fold::Overflow {
-            return Outcome::Refused("the minute's sums overflow".into());
+            return fold;
         }
-        if let Some(trade) = dealt {
-            self.builders[at].deal(&self.feeds[entry].track, &self.config.kinds, event_time, &trade, out);
-        }
-        if self.builders[at].has_revisions() {
-            self.feeds[entry].revisable.insert(self.builders[at].instrument.clone());
-        }
+        self.await_revisions(entry, at);
         if let Some(due) = due {
             let next_due = &mut self.feeds[entry].next_due;
             *next_due = (*next_due).min(due);
         }
         self.advance(entry, event_time.plus_micros(-self.config.allowed_lateness_micros), out);
-        Outcome::Used
+        fold
+    }
+
+    fn await_revisions(&mut self, entry: usize, at: usize) {
+        if self.builders[at].has_revisions() {
+            self.feeds[entry].revisable.insert(self.builders[at].instrument.clone());
+        }
     }
 
     fn declare_coverage(&mut self, entry: usize, control: &Control) {

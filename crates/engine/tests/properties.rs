@@ -4,8 +4,8 @@
 
 use marketflow_engine::{Change, Config, Partition};
 use marketflow_model::{
-    Bar, BarSource, Conditions, Control, ControlKind, Feed, FeedState, Instrument, Interval, Price, Quantity, Side, Source,
-    Timestamp, Trade, Turnover,
+    Bar, BarSource, Condition, Conditions, Control, ControlKind, Feed, FeedState, Instrument, Interval, Price, Quantity, Side,
+    Source, Timestamp, Trade, Turnover,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -126,6 +126,25 @@ proptest! {
             // each bar is rounded once: off by at most half a unit
             prop_assert!((sum * 100_000_000 - exact).abs() <= count * 50_000_000, "{} bars", count);
         }
+    }
+
+    #[test]
+    fn trades_taken_back_and_corrected_count_as_if_they_had_always_been_so(
+        (trades, amendments) in trades().prop_flat_map(|trades| {
+            let amendment = (0..trades.len(), any::<prop::sample::Index>(), any::<bool>(), 1..10_000_000_000_000i64);
+            (Just(trades), prop::collection::vec(amendment, 0..40))
+        })
+    ) {
+        let mut log: Vec<Trade> = trades.into_iter().map(|trade| Trade { instrument: Instrument::new("KRX", "005930").unwrap(), ..trade }).collect();
+        for (of, place, is_cancel, price) in amendments {
+            let condition = if is_cancel { Condition::Cancel } else { Condition::Correction };
+            let original = log.iter().filter(|trade| !trade.conditions.amends()).nth(of).unwrap().clone();
+            let amendment = Trade { price: Price::from_scaled(price).unwrap(), conditions: Conditions::NONE.with(condition), ..original };
+            log.insert(place.index(log.len() + 1), amendment);
+        }
+        let bars = run(&log).0;
+        let expected = marketflow_oracle::recompute(&log, &Interval::STANDARD);
+        prop_assert_eq!(marketflow_oracle::differences(&expected, &bars, 5), Vec::<String>::new());
     }
 
     #[test]

@@ -4,8 +4,8 @@
 
 use marketflow_engine::{Change, Config, Outcome, Partition};
 use marketflow_model::{
-    Bar, BarSource, Conditions, Control, ControlKind, Feed, FeedState, Instrument, Interval, Quality, Side, Source, Timestamp,
-    Trade,
+    Bar, BarSource, Condition, Conditions, Control, ControlKind, Feed, FeedState, Instrument, Interval, Quality, Side, Source,
+    Timestamp, Trade,
 };
 
 const SECOND: i64 = 1_000_000;
@@ -320,4 +320,165 @@ fn a_late_trade_alone_in_its_windows_makes_all_of_them() {
     for interval in Interval::STANDARD {
         assert!(bars.iter().any(|(_, b)| b.interval == interval && b.close.to_string() == "70500"), "{interval}");
     }
+}
+
+/// The same trade, taken back or said anew.
+fn amended(of: &Trade, condition: Condition, price: i64) -> Record {
+    let price = price.to_string().parse().unwrap();
+    Record::Trade(Trade { price, conditions: Conditions::NONE.with(condition), ..of.clone() })
+}
+
+#[test]
+fn a_cancel_takes_the_high_out_of_every_bar_that_held_it() {
+    let high = trade("005930", 2, kst("10:00:30"), 71_000);
+    let log = [
+        Record::Control(up(kst("09:00:00"))),
+        Record::Trade(trade("005930", 1, kst("10:00:10"), 70_000)),
+        Record::Trade(high.clone()),
+        Record::Trade(trade("005930", 3, kst("10:00:50"), 70_500)),
+        Record::Control(heartbeat(kst("10:15:00"))),
+        Record::Control(gap(ControlKind::GapOpened, kst("10:00:00"), Some(kst("10:01:00")))),
+        amended(&high, Condition::Cancel, 71_000),
+        Record::Control(gap(ControlKind::GapFilled, kst("10:00:00"), Some(kst("10:01:00")))),
+    ];
+    let bars = run(&Config::default(), &log);
+    for interval in Interval::STANDARD {
+        let of_interval = bars.iter().map(|(_, bar)| bar).filter(|bar| bar.interval == interval);
+        let told: Vec<_> = of_interval
+            .map(|b| (b.revision, b.high.to_string(), b.close.to_string(), b.volume.to_string(), b.trade_count))
+            .collect();
+        let last = told.last().unwrap();
+        assert_eq!(told[0], (0, "71000".to_owned(), "70500".to_owned(), "30".to_owned(), 3), "{interval}");
+        assert_eq!((&last.1[..], &last.2[..], &last.3[..], last.4), ("70500", "70500", "20", 2), "{interval}");
+    }
+}
+
+#[test]
+fn a_cancel_within_the_lateness_is_one_revision_that_says_so() {
+    let high = trade("005930", 2, kst("10:00:30"), 71_000);
+    let log = [
+        Record::Control(up(kst("09:00:00"))),
+        Record::Trade(trade("005930", 1, kst("10:00:10"), 70_000)),
+        Record::Trade(high.clone()),
+        Record::Control(heartbeat(kst("10:01:00"))),
+        amended(&high, Condition::Cancel, 71_000),
+        Record::Control(heartbeat(kst("10:01:01"))),
+        Record::Control(heartbeat(kst("10:16:00"))),
+    ];
+    let bars = run(&Config::default(), &log);
+    let told: Vec<_> = bars
+        .iter()
+        .map(|(at, b)| (*at, b.interval.to_string(), b.revision, b.high.to_string(), b.revision_reason.as_deref()))
+        .collect();
+    let bar = |at, interval: &str, revision, high: &str, reason| (at, interval.to_owned(), revision, high.to_owned(), reason);
+    assert_eq!(
+        told,
+        [
+            bar(3, "1m", 0, "71000", None),
+            bar(5, "1m", 1, "70000", Some("cancel")),
+            bar(6, "5m", 0, "70000", None),
+            bar(6, "15m", 0, "70000", None)
+        ]
+    );
+}
+
+#[test]
+fn a_bar_whose_every_trade_was_taken_back_is_published_once_more_without_any() {
+    for emit_empty in [false, true] {
+        let config = Config { emit_empty, ..Config::default() };
+        let only = trade("005930", 2, kst("10:01:30"), 71_000);
+        let log = [
+            Record::Control(up(kst("09:00:00"))),
+            Record::Trade(trade("005930", 1, kst("10:00:10"), 70_000)),
+            Record::Trade(only.clone()),
+            Record::Control(heartbeat(kst("10:02:00"))),
+            amended(&only, Condition::Cancel, 71_000),
+            Record::Control(heartbeat(kst("10:02:01"))),
+            Record::Trade(trade("005930", 3, kst("10:01:40"), 70_300)),
+            Record::Control(heartbeat(kst("10:02:02"))),
+        ];
+        let bars = run(&config, &log);
+        let minute = |open: &str, count, revision, quality| (open.to_owned(), count, revision, quality);
+        assert_eq!(
+            named(&bars, "005930", Interval::ONE_MINUTE),
+            [
+                minute("10:00", 1, 0, Quality::Complete),
+                minute("10:01", 1, 0, Quality::Complete),
+                minute("10:01", 0, 1, Quality::NoTrades),
+                minute("10:01", 1, 2, Quality::Complete)
+            ]
+        );
+        let empty = &bars[2].1;
+        let price = if emit_empty { "70000" } else { "71000" };
+        assert_eq!((empty.close.to_string().as_str(), empty.volume.to_string().as_str()), (price, "0"), "{emit_empty}");
+    }
+}
+
+#[test]
+fn corrections_replace_and_repeats_of_any_of_it_are_duplicates() {
+    let mut partition = Partition::new(Config::default());
+    let mut out = Vec::new();
+    let mut offset = 0;
+    let mut say = |record: Record, bars: &mut Vec<Bar>| {
+        offset += 1;
+        match record {
+            Record::Trade(trade) => Some(partition.on_trade(&trade, offset, bars)),
+            Record::Control(control) => {
+                partition.on_control(BarSource::Trades, &control, offset, bars);
+                None
+            }
+        }
+    };
+    let first = trade("005930", 1, kst("10:00:10"), 70_000);
+    let second = trade("005930", 2, kst("10:00:20"), 70_100);
+    assert_eq!(say(Record::Control(up(kst("09:00:00"))), &mut out), None);
+    assert_eq!(say(Record::Trade(first.clone()), &mut out), Some(Outcome::Used));
+    assert_eq!(say(amended(&first, Condition::Correction, 69_000), &mut out), Some(Outcome::Used));
+    assert_eq!(say(amended(&first, Condition::Correction, 69_000), &mut out), Some(Outcome::Duplicate), "said before");
+    assert_eq!(say(Record::Trade(first.clone()), &mut out), Some(Outcome::Duplicate), "the trade that was corrected");
+    assert_eq!(say(amended(&second, Condition::Cancel, 70_100), &mut out), Some(Outcome::Used), "it overtook its trade");
+    assert_eq!(say(Record::Trade(second.clone()), &mut out), Some(Outcome::Duplicate));
+    assert_eq!(say(amended(&second, Condition::Cancel, 70_100), &mut out), Some(Outcome::Duplicate));
+    assert_eq!(
+        say(amended(&second, Condition::Correction, 69_500), &mut out),
+        Some(Outcome::Duplicate),
+        "taken back is taken back"
+    );
+    say(Record::Control(heartbeat(kst("10:01:00"))), &mut out);
+    assert_eq!(out.len(), 1);
+    assert_eq!((out[0].open.to_string().as_str(), out[0].trade_count, out[0].revision), ("69000", 1, 0));
+
+    say(Record::Control(heartbeat(kst("10:10:00"))), &mut out);
+    let late = say(amended(&first, Condition::Cancel, 69_000), &mut out);
+    assert!(matches!(late, Some(Outcome::Late(_))), "{late:?}");
+    let nameless = Trade { trade_id: None, ..trade("005930", 3, kst("10:10:00"), 1) };
+    assert!(matches!(say(amended(&nameless, Condition::Cancel, 1), &mut out), Some(Outcome::Quarantined(_))));
+    let coin = Trade { instrument: Instrument::new("BITSTAMP", "BTCUSD").unwrap(), ..trade("005930", 3, kst("10:10:00"), 1) };
+    let unexpected = say(amended(&coin, Condition::Cancel, 1), &mut out);
+    assert!(matches!(&unexpected, Some(Outcome::Quarantined(why)) if why.contains("venues.toml")), "{unexpected:?}");
+}
+
+#[test]
+fn a_cancelled_minute_leaves_the_flows() {
+    let mut partition = Partition::new(Config::default());
+    let mut bars = Vec::new();
+    partition.on_control(BarSource::Trades, &up(kst("09:00:00")), 0, &mut bars);
+    let only = trade("005930", 1, kst("10:00:10"), 70_000);
+    partition.on_trade(&only, 1, &mut bars);
+    partition.on_control(BarSource::Trades, &heartbeat(kst("10:01:00")), 2, &mut bars);
+    let bought: i128 = partition.take_flows().1.iter().map(|flow| flow.inflow.scaled()).sum();
+    assert_eq!(bought, 700_000 * 100_000_000);
+    let cancel = Trade { conditions: Conditions::NONE.with(Condition::Cancel), ..only };
+    assert_eq!(partition.on_trade(&cancel, 3, &mut bars), Outcome::Used);
+    partition.on_control(BarSource::Trades, &heartbeat(kst("10:01:01")), 4, &mut bars);
+    let (partials, instruments) = partition.take_flows();
+    assert_eq!(
+        instruments.iter().map(|flow| (flow.inflow.scaled(), flow.input_count, flow.revision)).collect::<Vec<_>>(),
+        [(0, 0, 1)]
+    );
+    assert!(
+        partials.iter().flat_map(|partial| &partial.sums).all(|(_, _, sum)| sum.buy.scaled() < 0 && sum.inputs == -1),
+        "{partials:?}"
+    );
+    assert!(!partials.is_empty());
 }

@@ -39,9 +39,9 @@ pub enum Source {
 pub enum Condition {
     /// Printed by an auction.
     Auction,
-    /// Replaces the earlier trade of the same id.
+    /// Replaces the earlier trade of the same id; carries that trade's event time.
     Correction,
-    /// Takes the earlier trade of the same id back.
+    /// Takes the earlier trade of the same id back; carries that trade's event time.
     Cancel,
     /// Below the round lot.
     OddLot,
@@ -70,6 +70,11 @@ impl Conditions {
     /// Whether it is in the set.
     pub const fn contains(self, condition: Condition) -> bool {
         self.0 & (1 << condition as u8) != 0
+    }
+
+    /// Whether the record speaks of an earlier trade: takes it back or replaces it.
+    pub const fn amends(self) -> bool {
+        self.contains(Condition::Cancel) || self.contains(Condition::Correction)
     }
 
     /// Whether the set is empty.

@@ -19,6 +19,8 @@ pub struct Venue {
     quotes: Vec<String>,
     #[serde(default)]
     quotes_first: bool,
+    #[serde(default)]
+    cancels: bool,
 }
 
 static VENUES: LazyLock<Vec<Venue>> = LazyLock::new(|| {
@@ -32,8 +34,14 @@ static VENUES: LazyLock<Vec<Venue>> = LazyLock::new(|| {
 });
 
 /// What instruments of an unlisted venue are.
-static OTHER: Venue =
-    Venue { name: String::new(), asset_class: String::new(), currency: None, quotes: Vec::new(), quotes_first: false };
+static OTHER: Venue = Venue {
+    name: String::new(),
+    asset_class: String::new(),
+    currency: None,
+    quotes: Vec::new(),
+    quotes_first: false,
+    cancels: false,
+};
 
 impl Venue {
     /// The venue of this name; one the file does not list trades something of unknown class and currency.
@@ -44,6 +52,11 @@ impl Venue {
     /// `crypto`, `equity`, `fx` …; `other` where it is not known.
     pub fn asset_class(&self) -> &str {
         if self.asset_class.is_empty() { "other" } else { &self.asset_class }
+    }
+
+    /// Whether it takes trades back or corrects them afterwards: then every trade of a minute that may still change is kept.
+    pub fn has_cancels(&self) -> bool {
+        self.cancels
     }
 
     /// The currency an instrument's turnover is in: ISO 4217 or the ticker of a coin. Empty where it is not known.

@@ -9,7 +9,7 @@ mod traded;
 pub use flows::{ExpectedFlow, FlowKey, flow_differences, recompute_flows};
 pub use traded::recompute_traded;
 
-use marketflow_model::{Bar, Calendar, Instrument, Interval, Quality, Timestamp, Trade};
+use marketflow_model::{Bar, Calendar, Condition, Instrument, Interval, Quality, Timestamp, Trade};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The value columns of one bar, as integers: prices and quantities times 10^8.
@@ -41,7 +41,8 @@ pub struct ExpectedBar {
 pub type BarKey = (Instrument, u16, Timestamp);
 
 /// Recomputes every bar of the given trades. Repeats of (instrument, trade id) count once, and so do repeats of (instrument, import row);
-/// trades with a reported size of zero count nowhere. The list's order stands for arrival.
+/// trades with a reported size of zero count nowhere; a trade that was taken back counts nowhere, and of a corrected one the last correction
+/// counts. The list's order stands for arrival.
 ///
 /// # Panics
 /// Never: an average of prices is a price.
@@ -99,6 +100,11 @@ pub fn recompute(trades: &[Trade], intervals: &[Interval]) -> BTreeMap<BarKey, E
 
 /// Trades that count, with their place in the list, by instrument and minute.
 fn by_minute(trades: &[Trade]) -> BTreeMap<(Instrument, i64), Vec<(usize, &Trade)>> {
+    let named = |trade: &Trade| trade.trade_id.clone().map(|id| (trade.instrument.clone(), id));
+    let is = |trade: &Trade, condition| trade.conditions.contains(condition);
+    let cancelled: BTreeSet<_> = trades.iter().filter(|trade| is(trade, Condition::Cancel)).filter_map(named).collect();
+    let corrections = trades.iter().enumerate().filter(|(_, trade)| is(trade, Condition::Correction));
+    let corrected: BTreeMap<_, _> = corrections.filter_map(|(arrival, trade)| Some((named(trade)?, arrival))).collect();
     let mut seen_ids = BTreeSet::new();
     let mut seen_rows = BTreeSet::new();
     let mut kept: BTreeMap<(Instrument, i64), Vec<(usize, &Trade)>> = BTreeMap::new();
@@ -106,10 +112,11 @@ fn by_minute(trades: &[Trade]) -> BTreeMap<(Instrument, i64), Vec<(usize, &Trade
         if trade.size.is_some_and(|s| s.scaled() == 0) {
             continue;
         }
-        if let Some(id) = &trade.trade_id
-            && !seen_ids.insert((trade.instrument.clone(), id.clone()))
-        {
-            continue;
+        if let Some(name) = named(trade) {
+            let replaced = corrected.get(&name).is_some_and(|last| *last != arrival);
+            if replaced || cancelled.contains(&name) || !seen_ids.insert(name) {
+                continue;
+            }
         }
         if let Some(row) = trade.import_row
             && !seen_rows.insert((trade.instrument.clone(), row))

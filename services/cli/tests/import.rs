@@ -164,6 +164,7 @@ async fn a_file_becomes_bars_once_however_often_it_is_imported() {
     candles_become_bars(&cli);
     one_bar_is_explained(&cli);
     records_and_queries_are_shown(&cli);
+    every_record_is_accounted_for(&cli);
     stack.stop().await;
 }
 
@@ -218,4 +219,22 @@ fn records_and_queries_are_shown(cli: &Cli<'_>) {
     let count = cli.ok(&["sql", "--format", "TabSeparated", "SELECT count() FROM trades WHERE instrument = 'TEST:PLAIN'"]);
     assert_eq!(count, "48\n");
     cli.refused(&["sql", "SELECT nothing FROM nowhere"], 1, "nowhere");
+}
+
+fn every_record_is_accounted_for(cli: &Cli<'_>) {
+    let audit: serde_json::Value = serde_json::from_str(&cli.ok(&["audit", "--day", "2024-03-01", "--json"])).unwrap();
+    let partitions = audit["partitions"].as_array().unwrap();
+    let of_trades = || partitions.iter().filter(|account| account["topic"] == "market.trades.v1");
+    let sum = |name: &str| of_trades().map(|account| account[name].as_u64().unwrap()).sum::<u64>();
+    let records = cli.ok(&["tail", "market.trades.v1", "--from-beginning", "--no-follow", "--json"]);
+    let trades = records.lines().filter(|line| line.contains(r#""type":"Trade""#)).count();
+    assert_eq!((sum("received"), sum("quarantined"), sum("late")), (u64::try_from(trades).unwrap(), 1, 0), "{audit:#}");
+    assert_eq!((sum("used") + sum("duplicate"), sum("waiting")), (sum("received") - 1, 0), "{audit:#}");
+    let candles = partitions.iter().filter(|account| account["topic"] == "market.candles.v1");
+    assert_eq!(candles.map(|account| account["used"].as_u64().unwrap()).sum::<u64>(), 2, "{audit:#}");
+    let days = audit["day"].as_array().unwrap();
+    assert_eq!(days.len(), 5, "PLAIN, SORTED, CUT, BAD, ZERO: {audit:#}");
+    assert!(days.iter().all(|day| day["equal"] == true && day["trades"] == 48), "{audit:#}");
+    assert_eq!(audit["adds_up"], true);
+    assert!(cli.ok(&["audit"]).contains("counted by the processor and in the log: yes"));
 }

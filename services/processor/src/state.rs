@@ -2,7 +2,7 @@
 
 use crate::outputs::Outputs;
 use marketflow_contract::{AvroRecord, Schema, decode_trade, headers, topics};
-use marketflow_engine::{Outcome, Partition};
+use marketflow_engine::{Outcome, Partition, Verdict};
 use marketflow_kafka::{DecodeError, Decoder, Record};
 use marketflow_model::{Bar, BarSource, Candle, Control, ControlKind, Envelope, EnvelopeClass};
 
@@ -27,20 +27,23 @@ pub(crate) fn apply(
     outputs: &mut Outputs,
 ) -> Result<(), DecodeError> {
     outputs.consumed(source);
-    if record.header(headers::REDRIVE_FOR).is_some_and(|consumer| consumer != CONSUMER.as_bytes()) {
+    let verdict = if record.header(headers::REDRIVE_FOR).is_some_and(|consumer| consumer != CONSUMER.as_bytes()) {
         outputs.trade("not_selected");
-        return Ok(());
-    }
-    let Some(value) = record.value() else {
-        set_aside(record, EnvelopeClass::Undecodable, "record has no value", outputs);
-        return Ok(());
+        Verdict::NotSelected
+    } else if let Some(value) = record.value() {
+        match outcome(partition, source, value, record.offset(), decoder, bars) {
+            Ok(Handled::Data(outcome)) => count(record, outcome, outputs),
+            Ok(Handled::Control(kind)) => {
+                outputs.control(control_name(kind));
+                Verdict::Control
+            }
+            Err(error) if error.is_retriable() => return Err(error),
+            Err(error) => set_aside(record, EnvelopeClass::Undecodable, &error.to_string(), outputs),
+        }
+    } else {
+        set_aside(record, EnvelopeClass::Undecodable, "record has no value", outputs)
     };
-    match outcome(partition, source, value, record.offset(), decoder, bars) {
-        Ok(Handled::Data(outcome)) => count(record, outcome, outputs),
-        Ok(Handled::Control(kind)) => outputs.control(control_name(kind)),
-        Err(error) if error.is_retriable() => return Err(error),
-        Err(error) => set_aside(record, EnvelopeClass::Undecodable, &error.to_string(), outputs),
-    }
+    partition.count(source, record.offset(), verdict);
     for bar in bars.drain(..) {
         outputs.bar(&bar);
     }
@@ -76,11 +79,20 @@ fn outcome(
     }
 }
 
-fn count(record: &Record<'_>, outcome: Outcome, outputs: &mut Outputs) {
+fn count(record: &Record<'_>, outcome: Outcome, outputs: &mut Outputs) -> Verdict {
     match outcome {
-        Outcome::Used => outputs.used(),
-        Outcome::Duplicate => outputs.trade("duplicate"),
-        Outcome::NotSelected(_) => outputs.trade("not_selected"),
+        Outcome::Used => {
+            outputs.used();
+            Verdict::Used
+        }
+        Outcome::Duplicate => {
+            outputs.trade("duplicate");
+            Verdict::Duplicate
+        }
+        Outcome::NotSelected(_) => {
+            outputs.trade("not_selected");
+            Verdict::NotSelected
+        }
         Outcome::Late(reason) => set_aside(record, EnvelopeClass::Late, &reason, outputs),
         Outcome::Quarantined(reason) => set_aside(record, EnvelopeClass::Quarantine, &reason, outputs),
         Outcome::Refused(reason) => set_aside(record, EnvelopeClass::Refused, &reason, outputs),
@@ -107,20 +119,23 @@ pub(crate) fn envelope(record: &Record<'_>, class: EnvelopeClass, reason: &str) 
     }
 }
 
-fn set_aside(record: &Record<'_>, class: EnvelopeClass, reason: &str, outputs: &mut Outputs) {
+fn set_aside(record: &Record<'_>, class: EnvelopeClass, reason: &str, outputs: &mut Outputs) -> Verdict {
     let envelope = envelope(record, class, reason);
     match class {
         EnvelopeClass::Late => {
             outputs.trade("late");
             outputs.late(&envelope);
+            Verdict::Late
         }
         EnvelopeClass::Quarantine => {
             outputs.trade("quarantined");
             outputs.quarantine(&envelope);
+            Verdict::Quarantined
         }
         EnvelopeClass::Unknown | EnvelopeClass::Undecodable | EnvelopeClass::Refused => {
             outputs.trade("dead_lettered");
             outputs.dead_letter(&envelope);
+            Verdict::DeadLettered
         }
     }
 }

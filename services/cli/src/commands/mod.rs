@@ -3,6 +3,7 @@
 //! A verb is a module with `pub struct Args` (its arguments; the doc comment is its help) and `pub fn run(Args) -> anyhow::Result<Exit>`,
 //! plus its two lines here.
 
+pub mod audit;
 pub mod bars;
 pub mod completion;
 mod connection;
@@ -55,6 +56,7 @@ commands! {
     Import(import),
     Bars(bars),
     Explain(explain),
+    Audit(audit),
     Tail(tail),
     Sql(sql),
     Completion(completion),
