@@ -36,6 +36,7 @@ migrations! {
     "011_bars.sql",
     "012_views.sql",
     "013_signals_news_reference.sql",
+    "014_shadow.sql",
 }
 
 const HISTORY: &str = "CREATE TABLE IF NOT EXISTS schema_migrations \

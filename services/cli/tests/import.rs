@@ -2,14 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use marketflow_testkit::TestStack;
+use marketflow_contract::topics;
+use marketflow_model::{Bar, Interval};
+use marketflow_testkit::{Located, TestStack, eventually};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 /// 2024-03-01T00:00:00Z.
 const START: i64 = 1_709_251_200;
 const MINUTES: i64 = 16;
+/// A loaded machine may need so long for what takes a second.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Three trades a minute: bought, sold, bought.
 fn rows() -> Vec<String> {
@@ -165,6 +170,7 @@ async fn a_file_becomes_bars_once_however_often_it_is_imported() {
     one_bar_is_explained(&cli);
     records_and_queries_are_shown(&cli);
     every_record_is_accounted_for(&cli);
+    a_replay_finds_and_mends_what_is_wrong(&cli).await;
     stack.stop().await;
 }
 
@@ -237,4 +243,46 @@ fn every_record_is_accounted_for(cli: &Cli<'_>) {
     assert!(days.iter().all(|day| day["equal"] == true && day["trades"] == 48), "{audit:#}");
     assert_eq!(audit["adds_up"], true);
     assert!(cli.ok(&["audit"]).contains("counted by the processor and in the log: yes"));
+}
+
+/// A bar that a faulty version might have published is found and put right; nothing else is touched.
+async fn a_replay_finds_and_mends_what_is_wrong(cli: &Cli<'_>) {
+    let range = ["replay", "--from", "2024-03-01", "--to", "2024-03-02", "--into", "check", "--json"];
+    let same: serde_json::Value = serde_json::from_str(&cli.ok(&range)).unwrap();
+    assert_eq!(same["differences"], serde_json::json!([]), "the log decides: {same:#}");
+    assert!(same["bars"].as_u64() > Some(100), "{same:#}");
+    let right = cli.bars("PLAIN", "1m");
+
+    let published: Vec<Located<Bar>> = cli.stack.read(topics::BARS).await.unwrap();
+    let mut published = published.into_iter().map(|located| located.record);
+    let wrong = published.rfind(|bar| bar.instrument.as_str() == "TEST:PLAIN" && bar.interval == Interval::ONE_MINUTE).unwrap();
+    let wrong = Bar { high: "999".parse().unwrap(), revision: wrong.revision + 1, ..wrong };
+    cli.stack.send(topics::BARS, vec![(wrong.instrument.to_string(), wrong.clone())]).await.unwrap();
+    eventually(PATIENCE, async || {
+        let bars = cli.bars("PLAIN", "1m");
+        anyhow::ensure!(bars.contains(",999,"), "{bars}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+
+    let output = cli.run(&["replay", "diff", "check", "--json"]);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), found.as_array().unwrap().len()), (Some(2), 1), "{found:#}");
+    assert_eq!((&found[0]["what"], &found[0]["columns"][0][0]), (&"changed".into(), &"high".into()), "{found:#}");
+    let swapped: serde_json::Value = serde_json::from_str(&cli.ok(&["replay", "swap", "check", "--json"])).unwrap();
+    assert_eq!(swapped, serde_json::json!({ "published": 1, "left": 0, "gone": 0 }));
+    let columns = |bars: &str, which: std::ops::Range<usize>| -> Vec<String> {
+        bars.lines().map(|line| line.split(',').collect::<Vec<_>>()[which.clone()].join(",")).collect()
+    };
+    let mended = eventually(PATIENCE, async || {
+        let bars = cli.bars("PLAIN", "1m");
+        anyhow::ensure!(columns(&bars, 0..9) == columns(&right, 0..9), "{bars}");
+        Ok(bars)
+    });
+    let mended = mended.await.unwrap();
+    assert_eq!(columns(&mended, 9..10).last(), Some(&(wrong.revision + 1).to_string()), "{mended}");
+    assert!(cli.ok(&["replay", "diff", "check"]).contains("0 bars differ"));
+    cli.refused(&["replay", "diff", "nothing"], 1, "no replay is named");
+    cli.refused(&["replay", "--from", "2024-03-01"], 64, "--to");
 }

@@ -15,6 +15,7 @@ pub mod import;
 pub mod logs;
 pub mod provision;
 mod query;
+pub mod replay;
 pub mod sql;
 pub mod status;
 pub mod tail;
@@ -57,6 +58,7 @@ commands! {
     Bars(bars),
     Explain(explain),
     Audit(audit),
+    Replay(replay),
     Tail(tail),
     Sql(sql),
     Completion(completion),
