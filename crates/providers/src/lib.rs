@@ -9,6 +9,7 @@ pub mod binance;
 pub mod bitstamp;
 mod number;
 mod session;
+pub mod upbit;
 
 use marketflow_model::{Feed, Instrument, Quote, Timestamp, Trade};
 use serde::Serialize;
@@ -17,7 +18,7 @@ use std::time::Duration;
 pub use session::Timing;
 
 /// Every provider, sorted by id.
-pub const ALL: &[&Provider] = &[&binance::PROVIDER, &bitstamp::PROVIDER];
+pub const ALL: &[&Provider] = &[&binance::PROVIDER, &bitstamp::PROVIDER, &upbit::PROVIDER];
 
 /// The provider of an id, if there is one.
 pub fn by_id(id: &str) -> Option<&'static Provider> {
@@ -95,6 +96,8 @@ pub enum Repair {
     Sweep {
         /// How often, on the venue's clock.
         every: Duration,
+        /// Unit of the times on that page: a row stands for so long a stretch.
+        resolution: Duration,
     },
 }
 
@@ -114,7 +117,7 @@ pub struct Moment {
 pub enum Frame<'a> {
     /// A text frame.
     Text(&'a str),
-    /// A binary frame; no provider here sends one.
+    /// A binary frame; at Upbit it holds text.
     Binary(&'a [u8]),
 }
 

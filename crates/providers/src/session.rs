@@ -111,6 +111,17 @@ impl Session {
         self.channels.iter().filter(|(_, channel)| channel.state == State::Wanted).map(|(name, _)| name.clone()).collect()
     }
 
+    /// Channels asked for and not yet acknowledged, in name order.
+    pub(crate) fn asked_for(&self) -> Vec<String> {
+        let asked = |channel: &Channel| matches!(channel.state, State::Asked { .. });
+        self.channels.iter().filter(|(_, channel)| asked(channel)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Channels being left, in name order.
+    pub(crate) fn leaving(&self) -> Vec<String> {
+        self.channels.iter().filter(|(_, channel)| channel.state == State::Leaving).map(|(name, _)| name.clone()).collect()
+    }
+
     pub(crate) fn asked(&mut self, name: &str, now: Moment) {
         if let Some(channel) = self.channels.get_mut(name) {
             channel.state = State::Asked { at: now.monotonic };

@@ -228,7 +228,7 @@ impl Config {
         ensure!(self.repair.ids_per_instrument > 0, "repair.ids_per_instrument must be at least 1");
         let or = |given: &str, own: &str| if given.is_empty() { own.to_owned() } else { given.to_owned() };
         let sweep = match provider.repair {
-            Repair::Sweep { every } if self.repair.sweep_interval.is_zero() => every,
+            Repair::Sweep { every, .. } if self.repair.sweep_interval.is_zero() => every,
             Repair::Sweep { .. } | Repair::ContiguousIds => self.repair.sweep_interval,
         };
         let micros = |d: Duration, key: &str| i64::try_from(d.as_micros()).with_context(|| format!("{key} is too long"));

@@ -548,6 +548,7 @@ impl Ledger {
     fn on_subscribed(&mut self, number: ConnectionNumber, instrument: &Instrument, now: Timestamp, out: &mut Vec<Action>) {
         self.connections.entry(number).or_default();
         let up = self.up;
+        let resolution = self.resolution_micros();
         let Some(entry) = self.instruments.get_mut(instrument) else { return };
         entry.subscribed_on.insert(number);
         entry.first_live = None;
@@ -562,8 +563,8 @@ impl Ledger {
                 out.push(Action::Control(control));
             }
         }
-        // The second of the acknowledgement is not checked: part of it was before.
-        entry.checked_to.get_or_insert(second(now).plus_micros(1_000_000));
+        // The second (millisecond) of the acknowledgement is not checked: part of it was before.
+        entry.checked_to.get_or_insert(whole(now, resolution).plus_micros(resolution));
         ask_for_gaps(instrument, entry, self.provider, out);
     }
 
@@ -674,9 +675,12 @@ impl Ledger {
         self.close_gaps(&job.instrument, ids, kind, &reason, now, out);
     }
 
-    /// A row stands for the whole second it names where the venue gives no more.
+    /// A row stands for the whole second (millisecond) it names where the venue gives no more.
     fn resolution_micros(&self) -> i64 {
-        if matches!(self.provider.repair, Repair::Sweep { .. }) { 1_000_000 } else { 1 }
+        match self.provider.repair {
+            Repair::Sweep { resolution, .. } => i64::try_from(resolution.as_micros()).unwrap_or(i64::MAX).max(1),
+            Repair::ContiguousIds => 1,
+        }
     }
 
     fn on_check(&mut self, job: &Job, bound: Timestamp, page: Page, last: bool, now: Timestamp, out: &mut Vec<Action>) {
@@ -741,8 +745,8 @@ impl Ledger {
             return;
         }
         let (from, after) = match self.provider.repair {
-            // Rows carry whole seconds: the hole begins with the second.
-            Repair::Sweep { .. } => (second(from), None),
+            // Rows carry whole seconds (milliseconds): the hole begins with it.
+            Repair::Sweep { .. } => (whole(from, self.resolution_micros()), None),
             Repair::ContiguousIds => (from, entry.last_id),
         };
         let gap = Gap { after, ..Gap::found(self.next_gap_id(), from, None) };
@@ -891,8 +895,9 @@ fn hash(text: &str) -> i64 {
     hasher.finish().cast_signed()
 }
 
-fn second(at: Timestamp) -> Timestamp {
-    Timestamp::from_seconds(at.micros().div_euclid(1_000_000))
+/// Start of the stretch of this length that holds the instant.
+fn whole(at: Timestamp, length_micros: i64) -> Timestamp {
+    Timestamp::from_micros(at.micros().div_euclid(length_micros).saturating_mul(length_micros))
 }
 
 /// The last ids of an instrument, as runs of neighbours. An id beyond memory counts as new: the processor knows it by its own records.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Stacks of both tests at once would be too much for a small machine.
+/// Stacks of several tests at once would be too much for a small machine.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 const TRADES: usize = 12_000;
@@ -26,6 +26,11 @@ async fn bitstamp_truth_is_in_kafka_whatever_happens_to_the_socket() {
 #[tokio::test(flavor = "multi_thread")]
 async fn binance_truth_is_in_kafka_whatever_happens_to_the_socket() {
     truth_is_in_kafka("binance", "binance/stream", "BINANCE:S001USDT").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upbit_truth_is_in_kafka_whatever_happens_to_the_socket() {
+    truth_is_in_kafka("upbit", "upbit/websocket/v1", "UPBIT:KRW-S001").await.unwrap();
 }
 
 async fn truth_is_in_kafka(venue: &str, socket: &str, instrument: &str) -> anyhow::Result<()> {

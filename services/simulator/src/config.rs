@@ -31,6 +31,8 @@ pub struct Config {
     pub bitstamp: BitstampConfig,
     /// Binance's ways.
     pub binance: BinanceConfig,
+    /// Upbit's manners.
+    pub upbit: UpbitConfig,
     /// The admin port.
     pub admin: AdminConfig,
     /// Logging.
@@ -209,6 +211,34 @@ pub struct BinanceConfig {
     pub ban: Duration,
     /// Most rows one REST answer holds.
     pub rest_limit: usize,
+}
+
+/// Section `[upbit]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpbitConfig {
+    /// A connection on which nothing went either way for so long is closed.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// Time between two `{"status":"UP"}` once a client has said `PING`.
+    #[serde(with = "humantime_serde")]
+    pub up_every: Duration,
+    /// Client messages per second on one connection.
+    pub messages_per_second: usize,
+    /// Client messages per minute on one connection.
+    pub messages_per_minute: usize,
+    /// Connection attempts per second.
+    pub connects_per_second: u32,
+    /// Requests per second of each group.
+    pub requests_per_second: u32,
+    /// Requests over the limit after which 429 becomes 418.
+    pub ban_after: u32,
+    /// Length of the first block; each further one is twice as long.
+    #[serde(with = "humantime_serde")]
+    pub ban: Duration,
+    /// Least virtual time between two book frames of a market.
+    #[serde(with = "humantime_serde")]
+    pub book_every: Duration,
 }
 
 /// One tape: `[[tapes]]`.

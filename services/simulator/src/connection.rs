@@ -58,10 +58,12 @@ pub struct Connection {
     pub microseconds: bool,
     /// Names subscribed, in order, unknown ones too.
     pub channels: Mutex<Vec<String>>,
-    /// Binance: the times of the last client messages.
+    /// Binance, Upbit: the times of the last client messages.
     pub arrivals: Mutex<std::collections::VecDeque<Instant>>,
     /// Binance: since when pings are unanswered, and the payload of the last one.
     pub pinged: Mutex<Option<(Instant, Vec<u8>)>>,
+    /// Upbit: how messages are spelled and when something was last heard or sent.
+    pub upbit: Mutex<crate::upbit::socket::Manners>,
     /// Whether its planned end was announced.
     pub warned: AtomicBool,
     /// Frames of data queued to it.
@@ -91,6 +93,7 @@ impl Connection {
             channels: Mutex::default(),
             arrivals: Mutex::default(),
             pinged: Mutex::default(),
+            upbit: Mutex::default(),
             warned: AtomicBool::new(false),
             frames: AtomicU64::new(0),
             outbox: Mutex::default(),
@@ -101,9 +104,13 @@ impl Connection {
         }
     }
 
-    /// Queues a text frame and says how many bytes are queued now; `None` when the connection is closing.
-    pub fn send_text(&self, payload: &[u8]) -> Option<usize> {
-        self.send(OpCode::Data(Data::Text), payload)
+    /// Queues a message, in the kind of frame its venue uses, and says how many bytes are queued now; `None` when the connection is closing.
+    pub fn send_message(&self, payload: &[u8]) -> Option<usize> {
+        let data = match self.venue {
+            Venue::Bitstamp | Venue::Binance => Data::Text,
+            Venue::Upbit => Data::Binary,
+        };
+        self.send(OpCode::Data(data), payload)
     }
 
     /// Queues a ping.
@@ -324,7 +331,7 @@ mod tests {
     #[test]
     fn answers_stand_behind_what_was_queued_before_them() {
         let connection = Connection::new(1, Venue::Bitstamp, 0, false, false);
-        assert_eq!(connection.send_text(b"trade"), Some(7));
+        assert_eq!(connection.send_message(b"trade"), Some(7));
         let mut incoming = Incoming { bytes: vec![0x89, 0x81, 0, 0, 0, 0, b'x'], ..Incoming::default() };
         assert!(read_messages(&mut incoming, &connection, &|_| {}));
         assert_eq!(connection.outbox().bytes, [b"\x81\x05trade".as_slice(), b"\x8a\x01x"].concat());

@@ -79,7 +79,7 @@ pub enum FaultBody {
 pub struct FaultSpec {
     /// What.
     pub kind: FaultKind,
-    /// Only this venue; none = both.
+    /// Only this venue; none = all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub venue: Option<Venue>,
     /// Only this instrument (`BITSTAMP:BTCUSD`), or the connections that listen to it.
@@ -172,8 +172,8 @@ impl FaultSpec {
                 lacks("duration")
             }
             FaultKind::Late if self.delay.is_none() => lacks("delay"),
-            FaultKind::RequestReconnect if self.venue == Some(Venue::Binance) => lacks("venue bitstamp"),
-            FaultKind::ServerShutdown if self.venue == Some(Venue::Bitstamp) => lacks("venue binance"),
+            FaultKind::RequestReconnect if self.venue.is_some_and(|venue| venue != Venue::Bitstamp) => lacks("venue bitstamp"),
+            FaultKind::ServerShutdown if self.venue.is_some_and(|venue| venue != Venue::Binance) => lacks("venue binance"),
             FaultKind::Disconnect
             | FaultKind::HalfOpen
             | FaultKind::Silence
@@ -343,7 +343,7 @@ impl Refusals {
         Some(failing.spec.clone())
     }
 
-    /// The venue (or both) refuses this region for so long.
+    /// The venue (or all) refuses this region for so long.
     pub fn refuse_region(&self, venue: Option<Venue>, duration: Duration) {
         lock(&self.regions).push((venue, Instant::now() + duration));
     }

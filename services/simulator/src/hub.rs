@@ -11,12 +11,10 @@ use tokio::sync::Notify;
 /// A channel that carries data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {
-    /// Bitstamp `live_trades_<pair>`.
-    LiveTrades,
-    /// Bitstamp `order_book_<pair>`.
-    OrderBook,
-    /// Binance `<symbol>@trade`.
-    Trade,
+    /// Every trade: Bitstamp `live_trades_<pair>`, Binance `<symbol>@trade`, Upbit `trade`.
+    Trades,
+    /// Levels of the book: Bitstamp `order_book_<pair>`, Upbit `orderbook`.
+    Book,
     /// Binance `<symbol>@aggTrade`.
     AggTrade,
     /// Binance `<symbol>@bookTicker`.
@@ -28,7 +26,7 @@ pub enum Channel {
 impl Channel {
     /// Whether every trade reaches the client through it.
     pub fn carries_trades(self) -> bool {
-        matches!(self, Channel::LiveTrades | Channel::Trade | Channel::AggTrade)
+        matches!(self, Channel::Trades | Channel::AggTrade)
     }
 }
 

@@ -1,9 +1,9 @@
-//! The simulator: plays recorded and generated tapes over Bitstamp's and Binance's own wire formats, in virtual time, with faults on demand, and
-//! writes down what was true.
+//! The simulator: plays recorded and generated tapes over the venues' own wire formats, in virtual time, with faults on demand, and writes down
+//! what was true.
 //!
 //! It shares no code with the clients in `crates/providers`: both follow the venues' documentation on their own, so that an error on either side
-//! shows. What it lacks is said in `bitstamp/mod.rs` and `binance/mod.rs`. Reading order: `tape.rs` → `market.rs` → `player.rs` →
-//! `bitstamp/`, `binance/` → `server.rs`, `admin.rs`; `faults.rs` and `truth.rs` beside them. How to use it: `docs/simulator.md`.
+//! shows. What it lacks is said in each venue's `mod.rs`. Reading order: `tape.rs` → `market.rs` → `player.rs` → `bitstamp/`, `binance/`,
+//! `upbit/` → `server.rs`, `admin.rs`; `faults.rs` and `truth.rs` beside them. How to use it: `docs/simulator.md`.
 //!
 //! Next: `services/producer/src/lib.rs`, the client at the other end of the wire.
 
@@ -25,6 +25,7 @@ pub mod server;
 pub mod simulation;
 pub mod tape;
 pub mod truth;
+pub mod upbit;
 
 pub use config::Config;
 pub use simulation::Simulation;

@@ -1,4 +1,4 @@
-//! Market simulator: tapes in; Bitstamp's and Binance's WebSocket and REST out, in virtual time, with faults and a truth file.
+//! Market simulator: tapes in; the venues' own WebSocket and REST out, in virtual time, with faults and a truth file.
 //! How to use it: docs/simulator.md.
 
 use marketflow_runtime::{Exit, ExitContext, run};

@@ -2,11 +2,13 @@
 //!
 //! Trades are 40 bytes each and stay in memory, so five million of them take 200 MB. Next: `player.rs`.
 
+use crate::clock::micros;
 use crate::decimal::Decimal;
 use crate::hub::Subscriber;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 /// The venues that can be played.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -16,14 +18,28 @@ pub enum Venue {
     Bitstamp,
     /// Binance Spot: market streams and REST v3.
     Binance,
+    /// Upbit: WebSocket v1 and REST v1.
+    Upbit,
 }
 
 impl Venue {
+    /// Every venue.
+    pub const ALL: [Venue; 3] = [Venue::Bitstamp, Venue::Binance, Venue::Upbit];
+
     /// The name in instruments.
     pub fn name(self) -> &'static str {
         match self {
             Venue::Bitstamp => "BITSTAMP",
             Venue::Binance => "BINANCE",
+            Venue::Upbit => "UPBIT",
+        }
+    }
+
+    /// How the venue spells a market, upper case.
+    fn symbol(self, base: &str, quote: &str) -> String {
+        match self {
+            Venue::Bitstamp | Venue::Binance => format!("{base}{quote}"),
+            Venue::Upbit => format!("{quote}-{base}"),
         }
     }
 }
@@ -148,7 +164,7 @@ impl Market {
     /// A market with its trades in the order they happened.
     pub fn new(venue: Venue, base: &str, quote: &str, decimals: (u8, u8), trades: Vec<Trade>) -> Market {
         let (base, quote) = (base.to_uppercase(), quote.to_uppercase());
-        let upper = format!("{base}{quote}");
+        let upper = venue.symbol(&base, &quote);
         Market {
             venue,
             lower: upper.to_lowercase(),
@@ -163,6 +179,19 @@ impl Market {
             aggregates: RwLock::default(),
             trades: RwLock::new(trades),
             released: AtomicUsize::new(0),
+        }
+    }
+
+    /// The time of the book frame that goes with this trade; `None` when the last one is too recent.
+    pub fn book_due(&self, trade: &Trade, every: Duration) -> Option<i64> {
+        let last_us = self.book_us.load(Ordering::Acquire);
+        (trade.time_us >= last_us.saturating_add(micros(every).max(1))).then_some(trade.time_us)
+    }
+
+    /// Notes that the book frames of this trade, if there are any, are out: the next one must be later.
+    pub fn note_book(&self, trade: &Trade, every: Duration) {
+        if let Some(time_us) = self.book_due(trade, every) {
+            self.book_us.store(time_us, Ordering::Release);
         }
     }
 
@@ -201,7 +230,7 @@ impl Market {
         look(&self.trades()[..released])
     }
 
-    /// Puts an extra trade in at `index`, which has not been played yet. Bitstamp's ids have a hole for it; Binance's stay consecutive, so those behind it move up.
+    /// Puts an extra trade in at `index`, which has not been played yet. Where ids have a hole it takes that; where they are consecutive, those behind it move up.
     pub(crate) fn insert(&self, index: usize, mut trade: Trade) {
         let mut trades = self.trades_mut();
         let before = index.checked_sub(1).and_then(|before| trades.get(before)).map(|trade| trade.id);

@@ -10,8 +10,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge};
 pub struct SimulatorMetrics {
     /// WebSocket connections now.
     pub connections: IntGauge,
-    bitstamp_frames: IntCounter,
-    binance_frames: IntCounter,
+    frames: [IntCounter; Venue::ALL.len()],
     trades: IntCounterVec,
     on_time: IntCounter,
     faults: IntCounterVec,
@@ -29,8 +28,7 @@ impl SimulatorMetrics {
         );
         SimulatorMetrics {
             connections: metrics.gauge("marketflow_simulator_connections", "WebSocket connections"),
-            bitstamp_frames: frames.with_label_values(&["bitstamp"]),
-            binance_frames: frames.with_label_values(&["binance"]),
+            frames: Venue::ALL.map(|venue| frames.with_label_values(&[venue.name().to_lowercase()])),
             on_time: trades.with_label_values(&["socket"]),
             trades,
             faults: metrics.counter_vec("marketflow_simulator_faults_total", "faults that struck", &["kind"]),
@@ -40,15 +38,12 @@ impl SimulatorMetrics {
 
     /// Data frames were queued.
     pub fn frames(&self, venue: Venue, count: u64) {
-        match venue {
-            Venue::Bitstamp => self.bitstamp_frames.inc_by(count),
-            Venue::Binance => self.binance_frames.inc_by(count),
-        }
+        self.frames[venue as usize].inc_by(count);
     }
 
     /// Data frames queued so far.
     pub fn frames_sent(&self) -> u64 {
-        self.bitstamp_frames.get() + self.binance_frames.get()
+        self.frames.iter().map(IntCounter::get).sum()
     }
 
     /// A trade happened.

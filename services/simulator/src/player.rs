@@ -1,7 +1,7 @@
 //! The player: takes the trades of all markets in the order of their times, applies the faults, and sends.
 //!
 //! One task does all of it, so what is sent, and in which order, depends on the tape, the seed and who is subscribed, not on scheduling.
-//! Next: `bitstamp/socket.rs` and `binance/socket.rs`, which spell the frames.
+//! Next: `bitstamp/socket.rs`, `binance/socket.rs`, `upbit/socket.rs`, which spell the frames.
 
 use crate::binance::{self, Interval};
 use crate::bitstamp;
@@ -14,6 +14,7 @@ use crate::market::{Fate, Market, Origin, Trade, Venue};
 use crate::place;
 use crate::seed;
 use crate::simulation::Simulation;
+use crate::upbit;
 use marketflow_runtime::Stop;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -368,18 +369,15 @@ impl Player {
                 self.payload.clear();
                 let connection = &subscriber.connection;
                 match subscriber.channel {
-                    Channel::LiveTrades => {
-                        bitstamp::socket::write_trade(market, &trade, simulation.config.seed, &mut self.payload)
-                    }
-                    Channel::Trade => binance::socket::write_trade(market, &trade, connection, &mut self.payload),
+                    Channel::Trades => write_trade(&simulation, market, &trade, connection, &mut self.payload),
                     Channel::AggTrade => {
                         if !binance::socket::write_aggregate(market, at, connection, &mut self.payload) {
                             continue; // its group goes on
                         }
                     }
-                    Channel::OrderBook | Channel::BookTicker | Channel::Kline(_) => continue,
+                    Channel::Book | Channel::BookTicker | Channel::Kline(_) => continue,
                 }
-                if let Some(queued) = connection.send_text(&self.payload) {
+                if let Some(queued) = connection.send_message(&self.payload) {
                     frames += 1;
                     connection.frames.fetch_add(1, Ordering::Relaxed);
                     if queued > simulation.config.wire.queue_bytes {
@@ -407,9 +405,8 @@ impl Player {
             self.payload.clear();
             let connection = &subscriber.connection;
             match subscriber.channel {
-                Channel::OrderBook => {
-                    let config = &simulation.config.bitstamp;
-                    if !bitstamp::socket::write_book(market, &trade, config, simulation.config.seed, &mut self.payload) {
+                Channel::Book => {
+                    if !write_book(&simulation, market, &trade, connection, &mut self.payload) {
                         continue; // sampled: not every change is sent
                     }
                 }
@@ -420,9 +417,9 @@ impl Player {
                     watched.push(interval);
                     continue;
                 }
-                Channel::LiveTrades | Channel::Trade | Channel::AggTrade => continue,
+                Channel::Trades | Channel::AggTrade => continue,
             }
-            if let Some(queued) = connection.send_text(&self.payload) {
+            if let Some(queued) = connection.send_message(&self.payload) {
                 simulation.metrics.frames(market.venue, 1);
                 connection.frames.fetch_add(1, Ordering::Relaxed);
                 if queued > simulation.config.wire.queue_bytes {
@@ -430,8 +427,10 @@ impl Player {
                 }
             }
         }
-        if market.venue == Venue::Bitstamp {
-            bitstamp::socket::note_book(market, &trade, &simulation.config.bitstamp);
+        match market.venue {
+            Venue::Bitstamp => market.note_book(&trade, simulation.config.bitstamp.book_every),
+            Venue::Upbit => market.note_book(&trade, simulation.config.upbit.book_every),
+            Venue::Binance => {}
         }
         for interval in watched {
             let key = (interval.close_us(trade.time_us), index, interval);
@@ -460,7 +459,7 @@ impl Player {
                 &subscriber.connection,
                 &mut self.payload,
             );
-            if subscriber.connection.send_text(&self.payload).is_some() {
+            if subscriber.connection.send_message(&self.payload).is_some() {
                 self.simulation.metrics.frames(market.venue, 1);
                 subscriber.connection.frames.fetch_add(1, Ordering::Relaxed);
             }
@@ -541,6 +540,7 @@ impl Player {
                     match connection.venue {
                         Venue::Bitstamp => bitstamp::socket::send_request_reconnect(&connection, number),
                         Venue::Binance => binance::socket::send_shutdown(&connection, self.simulation.clock.now_us()),
+                        Venue::Upbit => {} // gives no notice
                     }
                     close_later(connection, spec.duration.unwrap_or(NOTICE));
                     continue;
@@ -577,10 +577,7 @@ impl Player {
                     continue;
                 }
                 self.payload.clear();
-                match market.venue {
-                    Venue::Bitstamp => bitstamp::socket::write_trade(market, &trade, simulation.config.seed, &mut self.payload),
-                    Venue::Binance => binance::socket::write_trade(market, &trade, &subscriber.connection, &mut self.payload),
-                }
+                write_trade(&simulation, market, &trade, &subscriber.connection, &mut self.payload);
                 if strike.1.kind == FaultKind::Oversized {
                     make_oversized(strike.1.bytes.unwrap_or(OVERSIZED_BYTES), &mut self.payload);
                 } else {
@@ -591,7 +588,7 @@ impl Player {
                         &mut self.payload,
                     );
                 }
-                if let Some(queued) = subscriber.connection.send_text(&self.payload) {
+                if let Some(queued) = subscriber.connection.send_message(&self.payload) {
                     sent += 1;
                     if queued > simulation.config.wire.queue_bytes {
                         self.crowded.push(subscriber.connection.clone());
@@ -629,6 +626,7 @@ impl Player {
             let lifetime_us = match connection.venue {
                 Venue::Bitstamp => micros(config.bitstamp.connection_lifetime),
                 Venue::Binance => micros(config.binance.connection_lifetime),
+                Venue::Upbit => i64::MAX, // has none
             };
             let notice_us = micros(config.binance.shutdown_notice);
             if connection.venue == Venue::Binance
@@ -642,6 +640,32 @@ impl Player {
                 connection.close(Close::Frame(1001, ""));
                 hub.unsubscribe_all(&connection);
             }
+        }
+    }
+}
+
+/// Spells a trade as its venue does.
+fn write_trade(simulation: &Simulation, market: &Market, trade: &Trade, connection: &Connection, out: &mut Vec<u8>) {
+    match market.venue {
+        Venue::Bitstamp => bitstamp::socket::write_trade(market, trade, simulation.config.seed, out),
+        Venue::Binance => binance::socket::write_trade(market, trade, connection, out),
+        Venue::Upbit => upbit::socket::write_trade(simulation, market, trade, connection, "REALTIME", out),
+    }
+}
+
+/// Spells the book around a trade as its venue does; `false` when none is due.
+fn write_book(simulation: &Simulation, market: &Market, trade: &Trade, connection: &Connection, out: &mut Vec<u8>) -> bool {
+    match market.venue {
+        Venue::Bitstamp => {
+            bitstamp::socket::write_book(market, trade, &simulation.config.bitstamp, simulation.config.seed, out)
+        }
+        Venue::Binance => false, // has other channels for it
+        Venue::Upbit => {
+            let due = market.book_due(trade, simulation.config.upbit.book_every).is_some();
+            if due {
+                upbit::socket::write_book(simulation, market, trade, connection, "REALTIME", out);
+            }
+            due
         }
     }
 }
@@ -669,6 +693,11 @@ fn make_malformed(market: &Market, seed: u64, place: &[u64], payload: &mut Vec<u
             ("\"microtimestamp\":\"", "\"microtimestamp\":\"soon"),
         ),
         Venue::Binance => (r#"{"e":"trade","s":true}"#.to_owned(), ("\"p\":\"", "\"p\":\"NaN"), ("\"T\":", "\"T\":null,\"x\":")),
+        Venue::Upbit => (
+            format!(r#"{{"type":"trade","code":"{}","sequential_id":true}}"#, market.upper),
+            ("\"trade_price\":", "\"trade_price\":\"NaN\",\"x\":"),
+            ("\"trade_timestamp\":", "\"trade_timestamp\":\"soon\",\"y\":"),
+        ),
     };
     match seed::pick(seed, place, 5) {
         0 => payload.truncate(payload.len() / 2),
@@ -702,6 +731,11 @@ mod tests {
                 Venue::Bitstamp,
                 "EUR",
                 r#"{"data":{"id":1,"price_str":"2","microtimestamp":"3"},"channel":"live_trades_btceur","event":"trade"}"#,
+            ),
+            (
+                Venue::Upbit,
+                "KRW",
+                r#"{"type":"trade","code":"KRW-BTC","trade_timestamp":3,"trade_price":2.0,"trade_volume":1,"sequential_id":30000}"#,
             ),
             (Venue::Binance, "USDT", r#"{"e":"trade","E":1,"s":"BTCUSDT","t":1,"p":"2","q":"1","T":3,"m":true,"M":true}"#),
         ] {

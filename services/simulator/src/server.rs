@@ -1,13 +1,13 @@
-//! The wire port: both venues' WebSocket and REST on one address, and the ways in which it refuses.
+//! The wire port: the venues' WebSocket and REST on one address, and the ways in which it refuses.
 //!
 //! `/bitstamp` is Bitstamp's WebSocket, `/bitstamp/api/v2/…` its REST; `/binance/ws[/<stream>…]` and `/binance/stream?streams=…` are Binance's
-//! WebSockets, `/binance/api/v3/…` its REST. Next: `connection.rs`.
+//! WebSockets, `/binance/api/v3/…` its REST; `/upbit/websocket/v1` and `/upbit/v1/…` are Upbit's. Next: `connection.rs`.
 
 use crate::connection::{self, Close};
 use crate::faults::FaultBody;
 use crate::market::Venue;
 use crate::simulation::Simulation;
-use crate::{binance, bitstamp};
+use crate::{binance, bitstamp, upbit};
 use anyhow::Context;
 use axum::Router;
 use axum::body::Body;
@@ -139,14 +139,17 @@ impl Listener for WireListener {
 fn routes(simulation: Arc<Simulation>) -> Router {
     let bitstamp = Router::new().merge(bitstamp::rest::routes()).layer(from_fn_with_state(simulation.clone(), bitstamp_rest));
     let binance = Router::new().merge(binance::rest::routes()).layer(from_fn_with_state(simulation.clone(), binance_rest));
+    let upbit = Router::new().merge(upbit::rest::routes()).layer(from_fn_with_state(simulation.clone(), upbit_rest));
     Router::new()
         .route("/bitstamp", get(bitstamp_socket))
         .route("/bitstamp/", get(bitstamp_socket))
         .route("/binance/ws", get(binance_socket))
         .route("/binance/ws/{*streams}", get(binance_socket))
         .route("/binance/stream", get(binance_socket))
+        .route("/upbit/websocket/v1", get(upbit_socket))
         .nest("/bitstamp", bitstamp)
         .nest("/binance", binance)
+        .nest("/upbit", upbit)
         .with_state(simulation)
 }
 
@@ -167,6 +170,23 @@ async fn binance_rest(State(simulation): Shared, request: Request, next: Next) -
             Ok(used) => {
                 let mut response = next.run(request).await;
                 response.headers_mut().insert("x-mbx-used-weight-1m", HeaderValue::from(used));
+                response
+            }
+            Err(refusal) => *refusal,
+        }
+    })
+    .await
+}
+
+async fn upbit_rest(State(simulation): Shared, request: Request, next: Next) -> Response {
+    let group = upbit::rest::group(request.uri().path());
+    rest(&simulation, Venue::Upbit, async {
+        match simulation.upbit_ledger.admit(&simulation, group) {
+            Ok(remaining) => {
+                let mut response = next.run(request).await;
+                if let Ok(remaining) = HeaderValue::from_str(&remaining) {
+                    response.headers_mut().insert("remaining-req", remaining);
+                }
                 response
             }
             Err(refusal) => *refusal,
@@ -200,6 +220,7 @@ fn refusal(simulation: &Simulation, venue: Venue) -> Option<Response> {
             let body = match venue {
                 Venue::Bitstamp => bitstamp::rest::error_body(status),
                 Venue::Binance => binance::rest::error_body(status),
+                Venue::Upbit => upbit::rest::error_body(status),
             };
             (code, axum::Json(body)).into_response()
         }
@@ -220,7 +241,7 @@ fn refusal(simulation: &Simulation, venue: Venue) -> Option<Response> {
 fn region_refused(venue: Venue) -> Response {
     let status = StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS;
     match venue {
-        Venue::Bitstamp => (status, Html("<html><body><h1>451 Unavailable For Legal Reasons</h1></body></html>")).into_response(),
+        Venue::Bitstamp | Venue::Upbit => (status, Html("<html><body><h1>451 Unavailable For Legal Reasons</h1></body></html>")).into_response(),
         Venue::Binance => {
             let message = "Service unavailable from a restricted location according to 'b. Eligibility' in the terms of use.";
             (status, axum::Json(serde_json::json!({"code": 0, "msg": message}))).into_response()
@@ -269,6 +290,17 @@ async fn binance_socket(
     upgrade(simulation, request, Venue::Binance, (combined, microseconds), streams, ping_every)
 }
 
+async fn upbit_socket(State(simulation): Shared, request: Request) -> Response {
+    if simulation.refusals.region_refused(Venue::Upbit) {
+        return region_refused(Venue::Upbit);
+    }
+    if !simulation.upbit_ledger.admit_connection(&simulation) {
+        return (StatusCode::TOO_MANY_REQUESTS, "Too many API requests.").into_response();
+    }
+    let ping_every = simulation.config.upbit.up_every;
+    upgrade(simulation, request, Venue::Upbit, (false, false), Vec::new(), ping_every)
+}
+
 /// Turns an HTTP request into a WebSocket connection.
 fn upgrade(
     simulation: Arc<Simulation>,
@@ -301,12 +333,14 @@ fn upgrade(
         let on_message = |message| match venue {
             Venue::Bitstamp => bitstamp::socket::on_message(&simulation, &connection, message),
             Venue::Binance => binance::socket::on_message(&simulation, &connection, message),
+            Venue::Upbit => upbit::socket::on_message(&simulation, &connection, message),
         };
         let on_ping_time = || match venue {
             Venue::Bitstamp => {
                 connection.send_ping(b"");
             }
             Venue::Binance => binance::socket::on_ping_time(&simulation, &connection),
+            Venue::Upbit => upbit::socket::on_ping_time(&simulation, &connection),
         };
         connection::serve(TokioIo::new(upgraded), connection.clone(), ping_every, on_message, on_ping_time).await;
         simulation.hub.leave(&connection);

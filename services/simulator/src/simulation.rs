@@ -9,7 +9,7 @@ use crate::metrics::SimulatorMetrics;
 use crate::place;
 use crate::tape;
 use crate::truth::Truth;
-use crate::{binance, market::Market};
+use crate::{binance, market::Market, upbit};
 use anyhow::bail;
 use marketflow_runtime::Metrics;
 use serde::Serialize;
@@ -42,6 +42,8 @@ pub struct Simulation {
     pub bitstamp_ledger: bitstamp::rest::Ledger,
     /// Binance's request and connection ledgers.
     pub binance_ledger: binance::rest::Ledger,
+    /// Upbit's request and connection ledgers.
+    pub upbit_ledger: upbit::rest::Ledger,
 }
 
 /// What `GET /status` answers.
@@ -106,6 +108,7 @@ impl Simulation {
             control: Notify::new(),
             bitstamp_ledger: bitstamp::rest::Ledger::default(),
             binance_ledger: binance::rest::Ledger::default(),
+            upbit_ledger: upbit::rest::Ledger::default(),
             config,
         }))
     }

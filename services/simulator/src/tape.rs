@@ -1,8 +1,8 @@
 //! Tapes: recorded CSV files and generated sessions become markets with their trades.
 //!
 //! What a tape does not say is made up by fixed rules, which the truth file repeats:
-//! - **ids**: on Bitstamp row *n* gets a rising 19-digit id with seeded holes of 2–31; on Binance consecutive numbers. They are counted over the
-//!   whole file, so a part of it keeps the ids it has in the whole;
+//! - **ids**: on Bitstamp row *n* gets a rising 19-digit id with seeded holes of 2–31; on Binance consecutive numbers; on Upbit the trade's
+//!   millisecond times 10,000 and a count within it. They are counted over the whole file, so a part of it keeps the ids it has in the whole;
 //! - **side**: by the tick rule: price up → buy, down → sell, unchanged → as before, the first: buy.
 //!
 //! Rows are kept in file order; where their times go back they are sorted by time, file order deciding ties. A row that cannot be read stops the
@@ -12,6 +12,7 @@ use crate::config::{Config, CsvTape, GeneratedTape, RangeConfig, TapeConfig, Tim
 use crate::decimal::Decimal;
 use crate::market::{Market, Trade, Venue};
 use crate::seed;
+use crate::upbit;
 use anyhow::{Context, anyhow, bail};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -25,7 +26,7 @@ use tracing::{info, warn};
 pub const MAPPING: &[(&str, &str)] = &[
     (
         "id",
-        "the tape's own id column where it has one; else on Bitstamp a rising 19-digit id per row with seeded holes of 2-31, on Binance consecutive",
+        "the tape's own id column where it has one; else on Bitstamp a rising 19-digit id per row with seeded holes of 2-31, on Binance consecutive, on Upbit milliseconds times 10,000 and a count",
     ),
     (
         "side",
@@ -77,17 +78,21 @@ impl Series {
         let next_id = match venue {
             Venue::Bitstamp => 1_900_000_000_000_000_000 + seed::pick_i64(id_seed, &[0], 1_000_000_000) * 1_000_000,
             Venue::Binance => 1_000_000 + seed::pick_i64(id_seed, &[0], 1_000_000),
+            Venue::Upbit => 0,
         };
         let (base, quote) = (base.to_owned(), quote.to_owned());
         Series { base, quote, next_id, id_seed, rows: 0, last_price: None, taker_sells: false, trades: Vec::new() }
     }
 
-    fn take_id(&mut self, venue: Venue) -> i64 {
-        let id = self.next_id;
+    fn take_id(&mut self, venue: Venue, time_us: i64) -> i64 {
+        let id = match venue {
+            Venue::Bitstamp | Venue::Binance => self.next_id,
+            Venue::Upbit => self.next_id.max(time_us.div_euclid(1_000).saturating_mul(10_000)),
+        };
         self.rows += 1;
-        self.next_id += match venue {
+        self.next_id = id + match venue {
             Venue::Bitstamp => 2 + seed::pick_i64(self.id_seed, &[self.rows], 30),
-            Venue::Binance => 1,
+            Venue::Binance | Venue::Upbit => 1,
         };
         id
     }
@@ -148,7 +153,7 @@ fn read_csv(tape: &CsvTape, range: &RangeConfig, seed: u64, reader: impl Read) -
         };
         let row = columns.read(tape, &record).with_context(|| format!("line {line}"))?;
         let series = &mut series[index];
-        let id = row.id.unwrap_or_else(|| series.take_id(tape.venue));
+        let id = row.id.unwrap_or_else(|| series.take_id(tape.venue, row.time_us));
         let by_tick = series.take_side(row.price);
         if (from_us..to_us).contains(&row.time_us) {
             series.trades.push(Trade::new(row.time_us, id, row.price, row.size, row.taker_sells.unwrap_or(by_tick)));
@@ -243,7 +248,21 @@ fn expand(path: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Price and size decimals of a generated market.
-const GENERATED_DECIMALS: (u8, u8) = (2, 5);
+const fn generated_decimals(venue: Venue) -> (u8, u8) {
+    match venue {
+        Venue::Bitstamp | Venue::Binance => (2, 5),
+        // Won without a fraction, and sizes small enough for exponents.
+        Venue::Upbit => (0, 8),
+    }
+}
+
+/// The price step at a price, both in units of the generated decimals.
+fn tick(venue: Venue, price: i64) -> i64 {
+    match venue {
+        Venue::Bitstamp | Venue::Binance => 1,
+        Venue::Upbit => upbit::tick(price),
+    }
+}
 
 fn generate(tape: &GeneratedTape, range: &RangeConfig, seed: u64) -> anyhow::Result<Vec<Market>> {
     if tape.symbols == 0 || tape.trades_per_second <= 0.0 {
@@ -252,11 +271,14 @@ fn generate(tape: &GeneratedTape, range: &RangeConfig, seed: u64) -> anyhow::Res
     let quote = match tape.venue {
         Venue::Bitstamp => "USD",
         Venue::Binance => "USDT",
+        Venue::Upbit => "KRW",
     };
+    let decimals = generated_decimals(tape.venue);
     let mut series: Vec<Series> =
         (1..=tape.symbols).map(|number| Series::new(tape.venue, &format!("S{number:03}"), quote, seed)).collect();
     let mut prices: Vec<i64> =
         (0..tape.symbols).map(|symbol| 500 + seed::pick_i64(seed, &[1, symbol as u64], 5_000_000)).collect();
+    prices.iter_mut().for_each(|price| *price -= *price % tick(tape.venue, *price));
     // Zipf: the n-th market trades 1/n as often as the first.
     let mut reach = 0.0;
     let shares: Vec<f64> = (1..=tape.symbols)
@@ -273,18 +295,21 @@ fn generate(tape: &GeneratedTape, range: &RangeConfig, seed: u64) -> anyhow::Res
         time_us += exponential_us(&mut random, tape.trades_per_second);
         let drawn = random.random_range(0.0..reach);
         let symbol = shares.partition_point(|share| *share <= drawn).min(tape.symbols - 1);
-        prices[symbol] = (prices[symbol] + random.random_range(-3..=3)).max(1);
+        let step = tick(tape.venue, prices[symbol]);
+        let walked = (prices[symbol] + random.random_range(-3..=3) * step).max(step);
+        // A step may end in a band of coarser ticks.
+        prices[symbol] = walked - walked % tick(tape.venue, walked);
         let size = random.random_range(1..=500_000) / if random.random_range(0..10) == 0 { 1 } else { 100 };
-        let (price, size) = (Decimal::new(prices[symbol], GENERATED_DECIMALS.0), Decimal::new(size.max(1), GENERATED_DECIMALS.1));
+        let (price, size) = (Decimal::new(prices[symbol], decimals.0), Decimal::new(size.max(1), decimals.1));
         let series = &mut series[symbol];
-        let (id, taker_sells) = (series.take_id(tape.venue), random.random_bool(0.5));
-        // Both venues stamp trades with milliseconds.
+        // The venues stamp trades with milliseconds.
         let stamped_us = time_us / 1_000 * 1_000;
+        let (id, taker_sells) = (series.take_id(tape.venue, stamped_us), random.random_bool(0.5));
         if (from_us..to_us).contains(&stamped_us) {
             series.trades.push(Trade::new(stamped_us, id, price, size, taker_sells));
         }
     }
-    Ok(series.into_iter().map(|series| series.into_market(tape.venue, GENERATED_DECIMALS)).collect())
+    Ok(series.into_iter().map(|series| series.into_market(tape.venue, decimals)).collect())
 }
 
 /// The time to the next of events that come so often a second, microseconds.

@@ -29,7 +29,7 @@ pub const PROVIDER: Provider = Provider {
         rest_weight_per_second: 15,
         rest_weight_burst: 300,
     },
-    repair: Repair::Sweep { every: Duration::from_secs(30) },
+    repair: Repair::Sweep { every: Duration::from_secs(30), resolution: Duration::from_secs(1) },
     connection: |instruments, timing| Box::new(BitstampConnection::new(&instruments, timing)),
     rest: &BitstampRest,
     accepts,

@@ -152,7 +152,7 @@ fn unsubscribe(simulation: &Simulation, connection: &Arc<Connection>, streams: &
 fn data_channel(simulation: &Simulation, stream: &str) -> Option<(usize, Channel)> {
     let (symbol, kind) = stream.split_once('@')?;
     let channel = match kind {
-        "trade" => Channel::Trade,
+        "trade" => Channel::Trades,
         "aggTrade" => Channel::AggTrade,
         "bookTicker" => Channel::BookTicker,
         _ => Channel::Kline(kind.strip_prefix("kline_")?.parse().ok()?),
@@ -163,7 +163,7 @@ fn data_channel(simulation: &Simulation, stream: &str) -> Option<(usize, Channel
 }
 
 fn send(connection: &Connection, answer: &Value) {
-    connection.send_text(answer.to_string().as_bytes());
+    connection.send_message(answer.to_string().as_bytes());
 }
 
 fn send_error(connection: &Connection, id: Option<&Value>, code: i64, message: &str) {

@@ -3,7 +3,6 @@
 //! Control frames have `event` first, data frames `data` first. A well-formed but unknown pair is acknowledged and stays silent, as there.
 //! Next: `rest.rs`.
 
-use crate::clock::micros;
 use crate::config::BitstampConfig;
 use crate::connection::{Close, Connection, Message};
 use crate::decimal::{write_integer, write_scaled};
@@ -12,7 +11,6 @@ use crate::market::{Market, Trade, Venue};
 use crate::seed;
 use crate::simulation::Simulation;
 use serde_json::Value;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 /// Channels that exist; only the first two carry data here.
@@ -32,7 +30,7 @@ pub fn on_message(simulation: &Simulation, connection: &Arc<Connection>, message
     let channel = request["data"]["channel"].as_str();
     match (request["event"].as_str(), channel) {
         (Some("bts:heartbeat"), _) => {
-            connection.send_text(br#"{"event":"bts:heartbeat","channel":"","data":{"status":"success"}}"#);
+            connection.send_message(br#"{"event":"bts:heartbeat","channel":"","data":{"status":"success"}}"#);
         }
         (Some("bts:subscribe"), Some(channel)) => subscribe(simulation, connection, channel),
         (Some("bts:unsubscribe"), Some(channel)) => unsubscribe(simulation, connection, channel),
@@ -83,26 +81,26 @@ fn well_formed(channel: &str) -> bool {
 
 fn data_channel(simulation: &Simulation, channel: &str) -> Option<(usize, Channel)> {
     let (pair, kind) = match channel.strip_prefix("live_trades_") {
-        Some(pair) => (pair, Channel::LiveTrades),
-        None => (channel.strip_prefix("order_book_")?, Channel::OrderBook),
+        Some(pair) => (pair, Channel::Trades),
+        None => (channel.strip_prefix("order_book_")?, Channel::Book),
     };
     Some((simulation.hub.find(Venue::Bitstamp, pair)?, kind))
 }
 
 fn acknowledge(connection: &Connection, event: &str, channel: &str) {
     // The channel is well-formed by now, so it needs no escaping.
-    connection.send_text(format!(r#"{{"event":"{event}","channel":"{channel}","data":{{}}}}"#).as_bytes());
+    connection.send_message(format!(r#"{{"event":"{event}","channel":"{channel}","data":{{}}}}"#).as_bytes());
 }
 
 fn send_error(connection: &Connection, code: &str, message: &str) {
     connection
-        .send_text(format!(r#"{{"event":"bts:error","channel":"","data":{{"code":{code},"message":"{message}"}}}}"#).as_bytes());
+        .send_message(format!(r#"{{"event":"bts:error","channel":"","data":{{"code":{code},"message":"{message}"}}}}"#).as_bytes());
 }
 
 /// Asks the client to reconnect; `data` is spelled differently from time to time.
 pub fn send_request_reconnect(connection: &Connection, number: usize) {
     let data = ["\"\"", "null", "{}"][number % 3];
-    connection.send_text(format!(r#"{{"event":"bts:request_reconnect","channel":"","data":{data}}}"#).as_bytes());
+    connection.send_message(format!(r#"{{"event":"bts:request_reconnect","channel":"","data":{data}}}"#).as_bytes());
 }
 
 /// Writes a `trade` frame.
@@ -149,25 +147,13 @@ fn order_ids(market: &Market, trade: &Trade, seed: u64) -> (i64, i64) {
 
 /// Writes an `order_book` frame around a trade; `false` when the last one is too recent.
 pub fn write_book(market: &Market, trade: &Trade, config: &BitstampConfig, seed: u64, out: &mut Vec<u8>) -> bool {
-    let Some(time_us) = book_us(market, trade, config) else { return false };
+    let Some(time_us) = market.book_due(trade, config.book_every) else { return false };
     out.extend_from_slice(b"{\"data\":");
     write_levels(market, trade, time_us, config.book_levels, seed, out);
     out.extend_from_slice(b",\"channel\":\"order_book_");
     out.extend_from_slice(market.lower.as_bytes());
     out.extend_from_slice(b"\",\"event\":\"data\"}");
     true
-}
-
-/// Notes that the book frames of this trade, if there are any, are out: the next one must be later.
-pub fn note_book(market: &Market, trade: &Trade, config: &BitstampConfig) {
-    if let Some(time_us) = book_us(market, trade, config) {
-        market.book_us.store(time_us, Ordering::Release);
-    }
-}
-
-fn book_us(market: &Market, trade: &Trade, config: &BitstampConfig) -> Option<i64> {
-    let last_us = market.book_us.load(Ordering::Acquire);
-    (trade.time_us >= last_us.saturating_add(micros(config.book_every).max(1))).then_some(trade.time_us)
 }
 
 /// Writes `{timestamp, microtimestamp, bids, asks}`: the trade's price is the best of the side it was taken from.
