@@ -59,6 +59,7 @@ Examples:
   marketflow demo                        6.7 days of real BTC/USD trades in about 25 s
   marketflow demo --days 1 --speed 3600
   marketflow demo --live --minutes 5     the exchange's own public WebSocket, no key needed
+  marketflow demo --live --exchange upbit    the same in won
   marketflow demo --keep                 leaves Kafka, registry, ClickHouse and the data for you to look at
 Exit codes: 0 every check said yes, 2 a check said no, 69 a part or the exchange is not reachable, 75 an earlier demo still runs.
 The demo has a home of its own, demo/ in the state folder, wiped at the start; it never touches a running `marketflow up`.")]
@@ -81,6 +82,9 @@ pub struct Args {
     /// The exchange itself instead of the recorded session
     #[arg(long, conflicts_with_all = ["speed", "days", "from", "to"])]
     live: bool,
+    /// Which exchange --live listens to
+    #[arg(long, value_enum, default_value_t = plan::Exchange::Bitstamp, requires = "live")]
+    exchange: plan::Exchange,
     /// How long --live lasts
     #[arg(long, value_name = "N", default_value_t = 3, requires = "live", value_parser = clap::value_parser!(u16).range(1..=1440))]
     minutes: u16,

@@ -7,6 +7,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use marketflow_model::Timestamp;
 use marketflow_runtime::{Exit, ExitContext};
 use marketflow_stack::{Language, Ports};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,11 +20,48 @@ const PLAYED_IN_SECONDS: i64 = 23;
 const CLOCK_READING_SECONDS: f64 = 2.0;
 /// The processor's own tolerance where time runs as usual.
 const FUTURE_TOLERANCE_SECONDS: f64 = 5.0;
-/// Where the exchange answers, unless the tick-producer's own variables say otherwise.
-const EXCHANGE: &str = "https://www.bitstamp.net";
-const EXCHANGE_SOCKET: &str = "wss://ws.bitstamp.net";
 const EXCHANGE_ANSWERS_WITHIN: Duration = Duration::from_secs(8);
 const DAY_MICROS: i64 = 86_400_000_000;
+
+/// An exchange that needs no key: what `--live` listens to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(super) enum Exchange {
+    /// BTC/USD on Bitstamp
+    Bitstamp,
+    /// BTC/KRW on Upbit
+    Upbit,
+}
+
+/// Where an exchange answers, unless the tick-producer's own variables say otherwise.
+struct Addresses {
+    name: &'static str,
+    instrument: &'static str,
+    rest: &'static str,
+    /// Something small to ask.
+    ticker: &'static str,
+    socket: &'static str,
+}
+
+impl Exchange {
+    const fn addresses(self) -> Addresses {
+        match self {
+            Self::Bitstamp => Addresses {
+                name: "Bitstamp",
+                instrument: "BITSTAMP:BTCUSD",
+                rest: "https://www.bitstamp.net",
+                ticker: "/api/v2/ticker/btcusd/",
+                socket: "wss://ws.bitstamp.net",
+            },
+            Self::Upbit => Addresses {
+                name: "Upbit",
+                instrument: "UPBIT:KRW-BTC",
+                rest: "https://api.upbit.com",
+                ticker: "/v1/trades/ticks?market=KRW-BTC",
+                socket: "wss://api.upbit.com/websocket/v1",
+            },
+        }
+    }
+}
 
 /// How fast virtual time runs.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -36,6 +74,7 @@ enum Speed {
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) live: bool,
+    exchange: Exchange,
     pub(super) instrument: String,
     from: Timestamp,
     to: Timestamp,
@@ -48,11 +87,12 @@ impl Plan {
     /// # Errors
     /// 64: a time or speed that is none.
     pub(super) fn of(args: &Args) -> anyhow::Result<Self> {
-        let instrument = "BITSTAMP:BTCUSD".to_owned();
+        let exchange = args.exchange;
+        let instrument = exchange.addresses().instrument.to_owned();
         if args.live {
             let from = Timestamp::from_micros(jiff::Timestamp::now().as_microsecond());
             let to = from.plus_micros(i64::from(args.minutes) * 60_000_000);
-            return Ok(Self { live: true, instrument, from, to, speed: Speed::Times(1.0) });
+            return Ok(Self { live: true, exchange, instrument, from, to, speed: Speed::Times(1.0) });
         }
         let plan = || {
             let (begin, end) = (Timestamp::parse(TAPE_FROM)?, Timestamp::parse(TAPE_TO)?);
@@ -75,7 +115,7 @@ impl Plan {
                     _ => bail!("--speed {text} is neither a number above 0 nor max"),
                 },
             };
-            Ok(Self { live: false, instrument, from, to, speed })
+            Ok(Self { live: false, exchange, instrument, from, to, speed })
         };
         plan().exit(Exit::Usage)
     }
@@ -98,10 +138,11 @@ impl Plan {
     }
 
     pub(super) fn headline(&self, language: Language) -> String {
+        let rest = self.exchange.addresses().rest;
         match (self.live, self.speed) {
             (true, _) => language.pick(
-                format!("marketflow demo: {} live from {EXCHANGE}", self.instrument),
-                format!("marketflow 데모: {} 실시간 ({EXCHANGE})", self.instrument),
+                format!("marketflow demo: {} live from {rest}", self.instrument),
+                format!("marketflow 데모: {} 실시간 ({rest})", self.instrument),
             ),
             (false, Speed::Max) => language.pick(
                 format!("marketflow demo: {}, a recorded session as fast as it goes", self.instrument),
@@ -116,7 +157,7 @@ impl Plan {
 
     pub(super) fn venue_words(&self, language: Language) -> String {
         if self.live {
-            "Bitstamp".to_owned()
+            self.exchange.addresses().name.to_owned()
         } else {
             language.pick("exchange (simulator)", "거래소(시뮬레이터)").to_owned()
         }
@@ -150,7 +191,14 @@ impl Plan {
             ],
             // another endpoint or instrument, where somebody said so
             ("tick-producer", true) => {
-                return std::env::vars().filter(|(name, _)| name.starts_with("MARKETFLOW__PROVIDER__")).collect();
+                let exchange = self.exchange.addresses();
+                let own = [
+                    ("MARKETFLOW__PROVIDER__NAME", exchange.name.to_lowercase()),
+                    ("MARKETFLOW__PROVIDER__INSTRUMENTS", format!("[\"{}\"]", exchange.instrument)),
+                ];
+                let mut variables: BTreeMap<String, String> = own.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+                variables.extend(std::env::vars().filter(|(name, _)| name.starts_with("MARKETFLOW__PROVIDER__")));
+                return variables.into_iter().collect();
             }
             _ => Vec::new(),
         };
@@ -183,10 +231,11 @@ impl Plan {
         // sockets take no proxy
         let direct = builder().no_proxy().build().context("cannot make requests")?;
         let address = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
-        let rest_url = address("MARKETFLOW__PROVIDER__REST_URL", EXCHANGE);
-        let socket_url = address("MARKETFLOW__PROVIDER__WEBSOCKET_URL", EXCHANGE_SOCKET);
+        let exchange = self.exchange.addresses();
+        let rest_url = address("MARKETFLOW__PROVIDER__REST_URL", exchange.rest);
+        let socket_url = address("MARKETFLOW__PROVIDER__WEBSOCKET_URL", exchange.socket);
         let (ticker, socket) =
-            tokio::join!(http.get(format!("{rest_url}/api/v2/ticker/btcusd/")).send(), handshake(&direct, &socket_url).send(),);
+            tokio::join!(http.get(format!("{rest_url}{}", exchange.ticker)).send(), handshake(&direct, &socket_url).send(),);
         let problems = [(rest_url, why_unreachable(ticker, language)), (socket_url, why_unreachable(socket, language))];
         let Some((host, why)) = problems.into_iter().find_map(|(host, why)| Some((host, why?))) else { return Ok(()) };
         Err(anyhow!(language.pick(
