@@ -656,9 +656,7 @@ fn write_trade(simulation: &Simulation, market: &Market, trade: &Trade, connecti
 /// Spells the book around a trade as its venue does; `false` when none is due.
 fn write_book(simulation: &Simulation, market: &Market, trade: &Trade, connection: &Connection, out: &mut Vec<u8>) -> bool {
     match market.venue {
-        Venue::Bitstamp => {
-            bitstamp::socket::write_book(market, trade, &simulation.config.bitstamp, simulation.config.seed, out)
-        }
+        Venue::Bitstamp => bitstamp::socket::write_book(market, trade, &simulation.config.bitstamp, simulation.config.seed, out),
         Venue::Binance => false, // has other channels for it
         Venue::Upbit => {
             let due = market.book_due(trade, simulation.config.upbit.book_every).is_some();

@@ -241,7 +241,9 @@ fn refusal(simulation: &Simulation, venue: Venue) -> Option<Response> {
 fn region_refused(venue: Venue) -> Response {
     let status = StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS;
     match venue {
-        Venue::Bitstamp | Venue::Upbit => (status, Html("<html><body><h1>451 Unavailable For Legal Reasons</h1></body></html>")).into_response(),
+        Venue::Bitstamp | Venue::Upbit => {
+            (status, Html("<html><body><h1>451 Unavailable For Legal Reasons</h1></body></html>")).into_response()
+        }
         Venue::Binance => {
             let message = "Service unavailable from a restricted location according to 'b. Eligibility' in the terms of use.";
             (status, axum::Json(serde_json::json!({"code": 0, "msg": message}))).into_response()

@@ -90,10 +90,11 @@ impl Series {
             Venue::Upbit => self.next_id.max(time_us.div_euclid(1_000).saturating_mul(10_000)),
         };
         self.rows += 1;
-        self.next_id = id + match venue {
-            Venue::Bitstamp => 2 + seed::pick_i64(self.id_seed, &[self.rows], 30),
-            Venue::Binance | Venue::Upbit => 1,
-        };
+        self.next_id = id
+            + match venue {
+                Venue::Bitstamp => 2 + seed::pick_i64(self.id_seed, &[self.rows], 30),
+                Venue::Binance | Venue::Upbit => 1,
+            };
         id
     }
 

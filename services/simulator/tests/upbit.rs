@@ -54,9 +54,14 @@ async fn mistakes_are_named_and_life_is_answered() {
     }
     client.send("PING").await;
     assert_eq!(binary(&mut client).await, json!({"status": "UP"}));
-    client.send(&request(json!([{"type": "trade", "codes": ["KRW-S001", "KRW-NONE"]}, {"type": "orderbook", "codes": ["KRW-S002.5"]}]))).await;
+    client
+        .send(&request(
+            json!([{"type": "trade", "codes": ["KRW-S001", "KRW-NONE"]}, {"type": "orderbook", "codes": ["KRW-S002.5"]}]),
+        ))
+        .await;
     client.send(&request(json!([{"method": "LIST_SUBSCRIPTIONS"}]))).await;
-    let expected = json!([{"type": "trade", "codes": ["KRW-S001", "KRW-NONE"]}, {"type": "orderbook", "codes": ["KRW-S002.5"], "level": 0}]);
+    let expected =
+        json!([{"type": "trade", "codes": ["KRW-S001", "KRW-NONE"]}, {"type": "orderbook", "codes": ["KRW-S002.5"], "level": 0}]);
     let list = binary(&mut client).await;
     assert_eq!((&list["result"], &list["ticket"]), (&expected, &json!("t1")));
     client.send(&request(json!([{"type": "trade", "codes": ["KRW-S002"]}]))).await;
@@ -148,7 +153,9 @@ async fn snapshots_come_first_and_formats_are_spelled() {
     simulator.post("/start", json!({})).await;
     simulator.finished().await;
     let mut client = simulator.connect(SOCKET).await;
-    for (format, snapshot) in [("DEFAULT", "/stream_type"), ("SIMPLE", "/st"), ("JSON_LIST", "/0/stream_type"), ("SIMPLE_LIST", "/0/st")] {
+    for (format, snapshot) in
+        [("DEFAULT", "/stream_type"), ("SIMPLE", "/st"), ("JSON_LIST", "/0/stream_type"), ("SIMPLE_LIST", "/0/st")]
+    {
         client.send(&request(json!([{"type": "trade", "codes": ["KRW-S002"]}, {"format": format}]))).await;
         let frame = binary(&mut client).await;
         assert_eq!(frame.pointer(snapshot), Some(&json!("SNAPSHOT")), "{format}: {frame}");

@@ -329,7 +329,8 @@ mod tests {
             connection.on_timer(now, &mut out);
             sent_at.extend(sent(&out).iter().map(|_| tenth));
         }
-        let most = |window: u64| sent_at.iter().map(|at| sent_at.iter().filter(|b| **b >= *at && **b < at + window).count()).max();
+        let most =
+            |window: u64| sent_at.iter().map(|at| sent_at.iter().filter(|b| **b >= *at && **b < at + window).count()).max();
         assert!(most(10) <= Some(5) && most(600) <= Some(100), "{:?} {:?}", most(10), most(600));
         assert!(sent_at.len() > 200, "and it goes on: {}", sent_at.len());
     }

@@ -148,7 +148,9 @@ mod tests {
     fn rows(seconds: std::ops::Range<i64>) -> String {
         let row = |second: i64| {
             let ms = (1_700_000_000 + second) * 1_000;
-            format!(r#"{{"market":"KRW-BTC","timestamp":{ms},"trade_price":5.1E7,"trade_volume":0.5,"ask_bid":"BID","sequential_id":{second}}}"#)
+            format!(
+                r#"{{"market":"KRW-BTC","timestamp":{ms},"trade_price":5.1E7,"trade_volume":0.5,"ask_bid":"BID","sequential_id":{second}}}"#
+            )
         };
         format!("[{}]", seconds.rev().map(row).collect::<Vec<_>>().join(","))
     }

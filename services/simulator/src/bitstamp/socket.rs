@@ -93,8 +93,9 @@ fn acknowledge(connection: &Connection, event: &str, channel: &str) {
 }
 
 fn send_error(connection: &Connection, code: &str, message: &str) {
-    connection
-        .send_message(format!(r#"{{"event":"bts:error","channel":"","data":{{"code":{code},"message":"{message}"}}}}"#).as_bytes());
+    connection.send_message(
+        format!(r#"{{"event":"bts:error","channel":"","data":{{"code":{code},"message":"{message}"}}}}"#).as_bytes(),
+    );
 }
 
 /// Asks the client to reconnect; `data` is spelled differently from time to time.

@@ -7,7 +7,7 @@ pub mod rest;
 pub mod socket;
 
 use crate::decimal::{Decimal, write_integer};
-use crate::market::{Market, Trade};
+use crate::market::Trade;
 
 const DAY_US: i64 = 86_400_000_000;
 
@@ -25,8 +25,7 @@ pub fn tick(price: i64) -> i64 {
 }
 
 /// The close of the day before the trade's; days begin at 00:00 UTC. On the first day of a tape its first price.
-fn previous_close(market: &Market, trade: &Trade) -> Decimal {
-    let trades = market.trades();
+fn previous_close(trades: &[Trade], trade: &Trade) -> Decimal {
     let today = trades.partition_point(|other| other.time_us < trade.time_us.div_euclid(DAY_US) * DAY_US);
     trades.get(today.saturating_sub(1)).map_or(trade.price(), Trade::price)
 }
@@ -62,9 +61,13 @@ mod tests {
 
     #[test]
     fn numbers_are_spelled_as_java_spells_them() {
-        for (text, expected) in
-            [("0.00000006", "6E-8"), ("0.00014208", "1.4208E-4"), ("0.5", "0.50000000"), ("0.001", "0.00100000"), ("0", "0.00000000")]
-        {
+        for (text, expected) in [
+            ("0.00000006", "6E-8"),
+            ("0.00014208", "1.4208E-4"),
+            ("0.5", "0.50000000"),
+            ("0.001", "0.00100000"),
+            ("0", "0.00000000"),
+        ] {
             let mut out = Vec::new();
             write_java(Decimal::parse(text).unwrap(), &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), expected);

@@ -183,12 +183,11 @@ async fn ticks(State(simulation): Shared, Query(parameters): Parameters) -> Resu
     Ok(array(market.happened(|trades| {
         let mut newest_first: Vec<&Trade> = within(trades, day_us, to_us).iter().filter(|trade| trade.id < cursor).collect();
         newest_first.reverse();
-        newest_first.into_iter().take(count).map(|trade| tick_row(market, trade)).collect()
+        newest_first.into_iter().take(count).map(|trade| tick_row(market, previous_close(trades, trade), trade)).collect()
     })))
 }
 
-fn tick_row(market: &Market, trade: &Trade) -> String {
-    let previous = previous_close(market, trade);
+fn tick_row(market: &Market, previous: Decimal, trade: &Trade) -> String {
     format!(
         r#"{{"market":"{}","trade_date_utc":"{}","trade_time_utc":"{}","timestamp":{},"trade_price":{},"trade_volume":{},"prev_closing_price":{},"change_price":{},"ask_bid":"{}","sequential_id":{}}}"#,
         market.upper,
@@ -214,11 +213,7 @@ fn time_of_day_us(text: &str) -> Option<i64> {
     Some((number / 10_000 * 3_600 + number / 100 % 100 * 60 + number % 100) * 1_000_000)
 }
 
-async fn minutes(
-    State(simulation): Shared,
-    Path(unit): Path<i64>,
-    Query(parameters): Parameters,
-) -> Result<Response, Refusal> {
+async fn minutes(State(simulation): Shared, Path(unit): Path<i64>, Query(parameters): Parameters) -> Result<Response, Refusal> {
     if !UNITS.contains(&unit) {
         return Err(Refusal::invalid("unit does not have a valid value"));
     }

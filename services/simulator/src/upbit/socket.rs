@@ -125,7 +125,8 @@ fn on_request(simulation: &Simulation, connection: &Arc<Connection>, text: &[u8]
     for part in types {
         let kind = part["type"].as_str().filter(|kind| TYPES.contains(kind));
         let kind = kind.ok_or(("INVALID_PARAM", "지원하지 않는 타입입니다."))?;
-        let codes: Vec<&str> = part["codes"].as_array().map(|codes| codes.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
+        let codes: Vec<&str> =
+            part["codes"].as_array().map(|codes| codes.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
         if codes.is_empty() {
             return Err(("NO_CODES", "코드가 존재하지 않습니다."));
         }
@@ -260,7 +261,7 @@ pub fn write_trade(
     stream: &str,
     out: &mut Vec<u8>,
 ) {
-    let previous = previous_close(market, trade);
+    let previous = previous_close(&market.trades(), trade);
     let change = trade.price().at_scale(8) - previous.at_scale(8);
     let mut writer = Writer::begin(connection, out);
     writer.text("type", "ty", "trade");
@@ -273,13 +274,24 @@ pub fn write_trade(
     write_java(trade.size(), writer.key("trade_volume", "tv"));
     writer.text("ask_bid", "ab", if trade.taker_sells { "ASK" } else { "BID" });
     previous.write(8, writer.key("prev_closing_price", "pcp"));
-    writer.text("change", "c", if change > 0 { "RISE" } else if change < 0 { "FALL" } else { "EVEN" });
+    writer.text(
+        "change",
+        "c",
+        if change > 0 {
+            "RISE"
+        } else if change < 0 {
+            "FALL"
+        } else {
+            "EVEN"
+        },
+    );
     write_scaled(change.abs(), 8, writer.key("change_price", "cp"));
     write_integer(trade.id, writer.key("sequential_id", "sid"));
     let best = |bids| side(market, trade, bids, simulation.config.seed).next().unwrap_or((0, 0));
-    for (bids, names) in
-        [(false, [("best_ask_price", "bap"), ("best_ask_size", "bas")]), (true, [("best_bid_price", "bbp"), ("best_bid_size", "bbs")])]
-    {
+    for (bids, names) in [
+        (false, [("best_ask_price", "bap"), ("best_ask_size", "bas")]),
+        (true, [("best_bid_price", "bbp"), ("best_bid_size", "bbs")]),
+    ] {
         let (price, size) = best(bids);
         write_scaled(price, market.price_decimals, writer.key(names[0].0, names[0].1));
         write_scaled(size, 8, writer.key(names[1].0, names[1].1));
@@ -314,7 +326,13 @@ pub fn write_book(
     for (index, [ask, bid]) in levels.iter().enumerate() {
         let numbers = [(ask.0, market.price_decimals), (bid.0, market.price_decimals), (ask.1, 8), (bid.1, 8)];
         for (place, (name, (number, decimals))) in names.iter().zip(numbers).enumerate() {
-            let before: &[u8] = if place > 0 { b",\"" } else if index > 0 { b",{\"" } else { b"{\"" };
+            let before: &[u8] = if place > 0 {
+                b",\""
+            } else if index > 0 {
+                b",{\""
+            } else {
+                b"{\""
+            };
             writer.out.extend_from_slice(before);
             writer.out.extend_from_slice(name.as_bytes());
             writer.out.extend_from_slice(b"\":");

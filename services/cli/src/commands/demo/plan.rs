@@ -196,7 +196,8 @@ impl Plan {
                     ("MARKETFLOW__PROVIDER__NAME", exchange.name.to_lowercase()),
                     ("MARKETFLOW__PROVIDER__INSTRUMENTS", format!("[\"{}\"]", exchange.instrument)),
                 ];
-                let mut variables: BTreeMap<String, String> = own.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+                let mut variables: BTreeMap<String, String> =
+                    own.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
                 variables.extend(std::env::vars().filter(|(name, _)| name.starts_with("MARKETFLOW__PROVIDER__")));
                 return variables.into_iter().collect();
             }
