@@ -26,7 +26,8 @@ async fn binary(client: &mut Client) -> Value {
         match tokio::time::timeout(common::PATIENCE, client.socket.next()).await.unwrap().unwrap().unwrap() {
             Message::Binary(bytes) => return serde_json::from_slice(&bytes).unwrap(),
             Message::Text(text) => panic!("text: {text}"),
-            _ => {}
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+            Message::Close(frame) => panic!("closed: {frame:?}"),
         }
     }
 }

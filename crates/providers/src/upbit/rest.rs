@@ -211,9 +211,9 @@ mod tests {
     #[test]
     fn errors_are_told_apart_by_status_and_object() {
         let error = |status, body: &str| page(&cursor(0), status, body, 1).unwrap_err();
-        let wait = |status| match error(status, "Too many API requests.") {
-            RestError::RateLimited { retry_after, .. } => retry_after,
-            other => panic!("{other:?}"),
+        let wait = |status| {
+            let RestError::RateLimited { retry_after, .. } = error(status, "Too many API requests.") else { panic!("{status}") };
+            retry_after
         };
         assert_eq!((wait(429), wait(418)), (Some(AFTER_429), Some(AFTER_418)));
         assert_eq!(error(404, r#"{"error":{"name":404,"message":"Code not found"}}"#).outcome(), "refused");
