@@ -55,6 +55,10 @@ def run(client, check: Check) -> None:
     check.equal("query", client.query("SELECT 1, 'a'").result_rows, [(1, "a")])
     found = client.query("SELECT {n:UInt32} + 1, {s:String}", parameters={"n": 41, "s": "it's"}).result_rows
     check.equal("parameters bound by the server", found, [(42, "it's")])
+    client.form_encode_query_params = True
+    found = client.query("SELECT {n:UInt32} + 1, {s:String}", parameters={"n": 41, "s": "it's"}).result_rows
+    check.equal("parameters in a form", found, [(42, "it's")])
+    client.form_encode_query_params = False
     check.fails("error of a missing table", 60, lambda: client.query("SELECT * FROM missing_table_here"))
     try:
         client.command(

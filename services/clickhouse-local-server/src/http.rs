@@ -1,6 +1,6 @@
 //! ClickHouse's HTTP interface: what a request's URL and headers mean, and how an answer is dressed.
 //!
-//! Lacks multipart external data, roles, progress headers and TLS (see README.md).
+//! Lacks external data in forms, roles, progress headers and TLS (see README.md).
 //!
 //! Next: `metrics.rs`.
 
@@ -34,6 +34,8 @@ use crate::session::SessionRequest;
 
 /// A statement is parsed by recursion; ClickHouse gives its threads as much.
 const QUERY_STACK_BYTES: usize = 8 << 20;
+/// A form holds a query and its parameters, no data.
+const FORM_BYTES: u64 = 16 << 20;
 /// What is read and thrown away of a body nobody wants, so that the client gets to reading the answer.
 const UNWANTED_BODY_BYTES: usize = 64 << 20;
 
@@ -70,11 +72,15 @@ async fn unknown_path(request: Request) -> Response {
 async fn clickhouse(State(app): State<Arc<App>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let is_get = !matches!(parts.method, Method::POST | Method::PUT);
+    let (form, body) = match form(&parts.headers, body, app.config.limits.receive_timeout).await {
+        Ok(read) => read,
+        Err(fault) => return failure(&app, &fault, ""),
+    };
     // Also a refused request's body is read, within bounds: a client that still writes would not see the answer.
     let (body_pieces, pieces) = mpsc::channel(4);
     tokio::spawn(forward_body(body, body_pieces, app.config.limits.receive_timeout));
     let query_id = Uuid::new_v4().to_string();
-    let arguments = match Arguments::read(&parts, query_id) {
+    let arguments = match Arguments::read(&parts, form, query_id) {
         Ok(arguments) => arguments,
         Err(fault) => return failure(&app, &fault, ""),
     };
@@ -216,6 +222,33 @@ impl Drop for CancelOnDrop {
     }
 }
 
+/// The fields of a form, which mean what parameters of the URL mean, and what is left of the body: nothing then. Any other body is untouched.
+async fn form(headers: &HeaderMap, body: Body, silence: Duration) -> Result<(Vec<(String, String)>, Body), Fault> {
+    let kind =
+        headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).filter(|kind| kind.starts_with("multipart/"));
+    let Some(kind) = kind else { return Ok((Vec::new(), body)) };
+    let unreadable = |error: multer::Error| Fault::new(code::BAD_ARGUMENTS, format!("the form cannot be read: {error}"));
+    let limits = multer::SizeLimit::new().whole_stream(FORM_BYTES);
+    let constraints = multer::Constraints::new().size_limit(limits);
+    let boundary = multer::parse_boundary(kind).map_err(unreadable)?;
+    let mut form = multer::Multipart::with_constraints(body.into_data_stream(), boundary, constraints);
+    let read = async {
+        let mut fields = Vec::new();
+        while let Some(field) = form.next_field().await.map_err(unreadable)? {
+            let name = field.name().unwrap_or_default().to_owned();
+            let describes_data = ["_structure", "_types", "_format"].iter().any(|end| name.ends_with(end));
+            if name.is_empty() || describes_data || field.file_name().is_some_and(|file| !file.is_empty() && file != name) {
+                let what = "external data in a form is not supported by the local server: insert it into a table first";
+                return Err(Fault::new(code::NOT_IMPLEMENTED, what));
+            }
+            fields.push((name, field.text().await.map_err(unreadable)?));
+        }
+        Ok((fields, Body::empty()))
+    };
+    let late = || Fault::new(code::SOCKET_TIMEOUT, format!("the form did not come within {silence:?} (limits.receive_timeout)"));
+    timeout(silence, read).await.unwrap_or_else(|_| Err(late()))
+}
+
 /// Hands the body to the query's thread; what the thread no longer wants is read and dropped, within bounds.
 async fn forward_body(body: Body, pieces: mpsc::Sender<io::Result<Option<Bytes>>>, silence: Duration) {
     let mut body = body.into_data_stream();
@@ -334,13 +367,9 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn read(parts: &Parts, query_id: String) -> Result<Self, Fault> {
+    fn read(parts: &Parts, form: Vec<(String, String)>, query_id: String) -> Result<Self, Fault> {
         let headers = &parts.headers;
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).filter(|value| !value.is_empty());
-        if text("content-type").is_some_and(|kind| kind.starts_with("multipart/")) {
-            let what = "multipart requests (external data) are not supported by the local server: send the query as text";
-            return Err(Fault::new(code::NOT_IMPLEMENTED, what));
-        }
         let body_coding = match text("content-encoding").filter(|name| !name.eq_ignore_ascii_case("identity")) {
             None => None,
             Some(name) => Some(Coding::named(name).ok_or_else(|| {
@@ -368,7 +397,7 @@ impl Arguments {
         };
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
             .map_err(|error| Fault::new(code::BAD_ARGUMENTS, format!("the URL's parameters cannot be read: {error}")))?;
-        for (name, value) in pairs {
+        for (name, value) in pairs.into_iter().chain(form) {
             arguments.take(name, value)?;
         }
         if HeaderValue::from_str(&arguments.query_id).is_err() {

@@ -210,6 +210,23 @@ async fn parameters_are_bound_and_not_pasted() {
     assert_eq!(send(server.post(&[("param_a", "[1,2,3]")], "SELECT arraySum({a:Array(UInt8)})")).await.text(), "6\n");
     assert_eq!(send(server.post(&[("param_t", "one")], "SELECT count() FROM system.{t:Identifier}")).await.text(), "1\n");
     assert_eq!(send(server.post(&[], "SELECT {missing:String}")).await.code(), "456");
+
+    // in a form, as the clickhouse crate and clickhouse-connect send them
+    let form = |parts: &[(&str, &str)]| {
+        let part = |(head, value): &(&str, &str)| format!("--cut\r\nContent-Disposition: form-data; {head}\r\n\r\n{value}\r\n");
+        let body = parts.iter().map(part).collect::<String>() + "--cut--\r\n";
+        http().post(&server.url).header("content-type", "multipart/form-data; boundary=cut").body(body)
+    };
+    let query = (r#"name="query""#, "SELECT {s:String} AS s, {n:UInt8} + 1 FORMAT TSVRaw");
+    let reply = send(form(&[query, (r#"name="param_s""#, evil), (r#"name="param_n""#, "42")])).await;
+    assert_eq!(reply.text(), format!("{evil}\t43\n"));
+    let external = send(form(&[query, (r#"name="rows"; filename="rows.tsv""#, "1\n")])).await;
+    assert_eq!((external.code(), external.status), ("48", StatusCode::NOT_IMPLEMENTED));
+    let torn = http().post(&server.url).header("content-type", "multipart/form-data; boundary=cut").body("--cut\r\nContent-Disp");
+    assert_eq!(send(torn).await.code(), "36");
+    let client = Client::default().with_url(&server.url).with_validation(false);
+    let bound = client.query("SELECT concat({s:String}, '!')").param("s", evil).fetch_one::<String>().await.unwrap();
+    assert_eq!(bound, format!("{evil}!"));
 }
 
 #[tokio::test]
