@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build fmt lint test test-quick test-fault bench bench-peers schemas up down demo doc audit ci
+.PHONY: help setup build fmt lint test test-quick test-fault bench bench-processor bench-peers schemas up down demo doc audit ci
 
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
@@ -13,7 +13,7 @@ export MARKETFLOW_COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 PURE := model providers pacing contract engine oracle
 
 help: ## print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: ## install what a fresh machine lacks; offline and instant the second time
 	@scripts/setup.sh
@@ -45,6 +45,10 @@ test-fault: setup build ## crashes and broken networks; SEED=n repeats a run, SO
 bench: setup ## throughput and cost of the whole path, in release; appends to docs/benchmarks.md
 	@$(CARGO) build --release --workspace --bins
 	@$(or $(CARGO_TARGET_DIR),target)/release/marketflow-benches
+
+bench-processor: setup ## the processor's memory, restore, processes and latency, in release; appends to docs/benchmarks.md
+	@$(CARGO) build --release --workspace --bins
+	@$(or $(CARGO_TARGET_DIR),target)/release/marketflow-benches processor
 
 schemas: ## schemas compatible with the last committed version, examples and generated files fresh
 	@$(CARGO) test -p marketflow-contract

@@ -9,11 +9,11 @@
 
 use anyhow::{Context, ensure};
 use marketflow_contract::topics;
-use marketflow_kafka::{Outgoing, Producer, ProducerSettings};
+use marketflow_kafka::{Outgoing, Producer, ProducerSettings, Reader, TopicPartition, admin, committed, partition_for};
 use marketflow_model::{
     Bar, Control, ControlKind, Envelope, Feed, FeedState, FlowAggregate, Instrument, Interval, Quality, Timestamp, Trade,
 };
-use marketflow_testkit::{RandomWalk, TestStack, eventually};
+use marketflow_testkit::{KafkaProxy, RandomWalk, TestStack, eventually};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,8 +27,11 @@ const MINUTE: i64 = 60_000_000;
 const PROCESSOR: &str = "processor";
 /// The feeds of these cases do not speak each second.
 const PATIENT: [(&str, &str); 1] = [("clock.down_after", "1day")];
-/// Exit code of a processor whose slot was taken over.
-const FENCED: i32 = 70;
+/// Exit codes of a processor that cannot go on, as one whose slot was taken over; and of one whose configuration cannot be.
+const FATAL: i32 = 70;
+const USAGE: i32 = 64;
+/// Of the inputs, before some are added.
+const PARTITIONS: i32 = 4;
 /// Longer than the session time-out (6 s) and the transaction time-out (10 s), so that the cluster acts on both.
 const PAST_EVERY_TIMEOUT: Duration = Duration::from_secs(13);
 
@@ -82,6 +85,13 @@ impl Bench {
             "workers-come-and-go",
             "registry-down",
             "poison",
+            "commit-answer-lost",
+            "rebalance-storm",
+            "slow-restore",
+            // what the inputs are is changed by these, for those that follow as well
+            "records-expired",
+            "topic-created-again",
+            "partitions-added",
         ];
         let wanted = std::env::var("FAULT").unwrap_or_default();
         all.into_iter().filter(|case| case.contains(&wanted)).collect()
@@ -98,7 +108,13 @@ impl Bench {
             "two-with-one-slot" => self.two_with_one_slot(case).await,
             "workers-come-and-go" => self.workers_come_and_go(case).await,
             "registry-down" => self.registry_down(case).await,
-            _ => self.poison(case).await,
+            "poison" => self.poison(case).await,
+            "commit-answer-lost" => self.commit_answer_lost(case).await,
+            "rebalance-storm" => self.rebalance_storm(case).await,
+            "slow-restore" => self.slow_restore(case).await,
+            "records-expired" => self.records_expired(case).await,
+            "topic-created-again" => self.topic_created_again(case).await,
+            _ => self.partitions_added(case).await,
         }
     }
 
@@ -195,13 +211,13 @@ impl Bench {
     async fn two_with_one_slot(&mut self, case: &str) -> anyhow::Result<()> {
         self.stack.parts.stop_part(PROCESSOR).await?;
         let mut session = Session::open(self, case).await?;
-        let mut earlier = Unsupervised::start(&self.stack, "earlier", 0)?;
+        let mut earlier = Unsupervised::start(&self.stack, "earlier", 0, &[])?;
         session.trade(&self.stack, 2_000).await?;
         earlier.works().await?;
-        let mut later = Unsupervised::start(&self.stack, "later", 0)?;
+        let mut later = Unsupervised::start(&self.stack, "later", 0, &[])?;
         session.trade(&self.stack, 2_000).await?;
         let code = eventually(PATIENCE, async || earlier.exit_code()?.context("both go on")).await?;
-        ensure!(code == FENCED, "the earlier one ended with {code}");
+        ensure!(code == FATAL, "the earlier one ended with {code}");
         later.works().await?;
         session.trade(&self.stack, 2_000).await?;
         session.judge(&self.stack).await?;
@@ -216,7 +232,7 @@ impl Bench {
         let mut session = Session::open(self, case).await?;
         for round in 0..if self.soak { 20 } else { 2 } {
             session.trade(&self.stack, 1_000).await?;
-            let mut other = Unsupervised::start(&self.stack, &format!("other-{round}"), 1)?;
+            let mut other = Unsupervised::start(&self.stack, &format!("other-{round}"), 1, &[])?;
             session.trade(&self.stack, 1_000).await?;
             other.works().await?;
             session.trade(&self.stack, 1_000).await?;
@@ -287,6 +303,202 @@ impl Bench {
         self.resumed_alone(before)
     }
 
+    /// The broker commits, and its answer is lost with the connection: asked again, it says so again.
+    async fn commit_answer_lost(&mut self, case: &str) -> anyhow::Result<()> {
+        self.stack.parts.stop_part(PROCESSOR).await?;
+        let proxy = KafkaProxy::start(&self.stack.addresses().kafka).await?;
+        let address = proxy.address().to_string();
+        let mut session = Session::open(self, case).await?;
+        let mut behind_proxy = Unsupervised::start(&self.stack, case, 0, &[("kafka.bootstrap_servers", address.as_str())])?;
+        session.trade(&self.stack, 2_000).await?;
+        behind_proxy.works().await?;
+        proxy.lose_answers(KafkaProxy::END_TXN, 3);
+        session.trade(&self.stack, 2_000).await?;
+        eventually(PATIENCE, async || {
+            ensure!(proxy.lost() == 3, "{} answers were lost", proxy.lost());
+            Ok(())
+        })
+        .await?;
+        session.trade(&self.stack, 2_000).await?;
+        session.judge(&self.stack).await?;
+        ensure!(behind_proxy.exit_code()?.is_none(), "it ended");
+        drop(behind_proxy);
+        Ok(self.stack.parts.restart(PROCESSOR).await?)
+    }
+
+    /// Three others come and go faster than a group settles.
+    async fn rebalance_storm(&mut self, case: &str) -> anyhow::Result<()> {
+        let before = self.restarts()?;
+        let mut session = Session::open(self, case).await?;
+        let mut others: BTreeMap<u32, Unsupervised> = BTreeMap::new();
+        for round in 0..if self.soak { 150 } else { 10 } {
+            let ordinal = self.random.random_range(1..=3);
+            match others.remove(&ordinal) {
+                // dropped: killed; or asked to end, and then left to it
+                Some(other) if self.random.random() => other.terminate()?,
+                Some(other) => drop(other),
+                None => {
+                    let other = Unsupervised::start(&self.stack, &format!("storm-{round}"), ordinal, &[])?;
+                    others.insert(ordinal, other);
+                }
+            }
+            session.trade(&self.stack, 300).await?;
+            tokio::time::sleep(Duration::from_millis(self.random.random_range(0..1_000))).await;
+        }
+        drop(others);
+        session.judge(&self.stack).await?;
+        self.resumed_alone(before)
+    }
+
+    /// A restore that takes longer than the session time-out, with another worker joining meanwhile.
+    async fn slow_restore(&mut self, case: &str) -> anyhow::Result<()> {
+        let before = self.restarts()?;
+        let mut session = Session::open(self, case).await?;
+        session.trade(&self.stack, 2_000).await?;
+        let armed = self.fail_points.join("during-restore");
+        std::fs::write(&armed, "wait 8")?;
+        self.stack.parts.crash(PROCESSOR)?;
+        eventually(PATIENCE, async || {
+            ensure!(!armed.exists(), "nothing is restored");
+            Ok(())
+        })
+        .await?;
+        let mut other = Unsupervised::start(&self.stack, case, 1, &[])?;
+        session.trade(&self.stack, 2_000).await?;
+        other.works().await?;
+        session.trade(&self.stack, 2_000).await?;
+        session.judge(&self.stack).await?;
+        ensure!(self.restarts()? == before + 1 && other.exit_code()?.is_none(), "one of them ended");
+        Ok(())
+    }
+
+    /// Records that expired unread stop the processor; told to, it goes on without them, and everything else is right.
+    async fn records_expired(&mut self, case: &str) -> anyhow::Result<()> {
+        let mut session = Session::open(self, case).await?;
+        session.trade(&self.stack, 2_000).await?;
+        self.worked_through().await?;
+        self.stack.parts.stop_part(PROCESSOR).await?;
+        let (known, partition) = (session.sent.len(), 0);
+        session.trade(&self.stack, 2_000).await?;
+        let expired = TopicPartition::new(topics::TRADES, partition);
+        let end = self.ends().await?[&expired];
+        admin::delete_records(&self.stack.kafka(), &expired, end, PATIENCE).await?;
+        session.lost(known, |trade| partition_for(trade.instrument.as_str().as_bytes(), PARTITIONS) == partition);
+
+        self.refuses(case, "expired before they were read", &[]).await?;
+        let accepting = Unsupervised::start(&self.stack, case, 0, &[("stream.accept_loss", "true")])?;
+        accepting.works().await?;
+        session.trade(&self.stack, 2_000).await?;
+        session.judge(&self.stack).await?;
+        drop(accepting);
+        Ok(self.stack.parts.restart(PROCESSOR).await?)
+    }
+
+    /// A topic that is deleted stops the processor, and so does one of the same name; told which one is meant, it begins anew with that.
+    async fn topic_created_again(&mut self, case: &str) -> anyhow::Result<()> {
+        self.stack.parts.stop_part(PROCESSOR).await?;
+        let mut first = Session::open(self, "deleted-later").await?;
+        let mut running = Unsupervised::start(&self.stack, case, 0, &[])?;
+        first.trade(&self.stack, 2_000).await?;
+        first.judge(&self.stack).await?;
+        let kafka = self.stack.kafka();
+        admin::delete_topics(&kafka, &[topics::TRADES], PATIENCE).await?;
+        let code = eventually(PATIENCE, async || running.exit_code()?.context("it goes on")).await?;
+        ensure!(code == FATAL, "it ended with {code}");
+        self.refuses(case, "does not exist", &[]).await?;
+
+        eventually(PATIENCE, async || Ok(admin::create_topics(&kafka, &admin::TopicOptions::default(), PATIENCE).await?)).await?;
+        let mut second = Session::open(self, case).await?;
+        second.trade(&self.stack, 2_000).await?;
+        let cluster = tokio::task::spawn_blocking(move || admin::describe(&kafka, PATIENCE)).await??;
+        let epoch = cluster.epoch(topics::TRADES).context("the topic is there again")?;
+        self.refuses(case, &format!("has epoch {epoch}"), &[]).await?;
+        let epochs = format!(r#"["{epoch}"]"#);
+        let accepting = Unsupervised::start(&self.stack, case, 0, &[("stream.accept_epochs", epochs.as_str())])?;
+        accepting.works().await?;
+        second.trade(&self.stack, 2_000).await?;
+        second.judge(&self.stack).await?;
+        drop(accepting);
+        Ok(self.stack.parts.restart(PROCESSOR).await?)
+    }
+
+    /// The procedure of `docs/runbook/processor.md`, in the middle of every window; without it the processor refuses.
+    async fn partitions_added(&mut self, case: &str) -> anyhow::Result<()> {
+        let mut session = Session::open(self, case).await?;
+        session.trade(&self.stack, 2_000).await?;
+        self.worked_through().await?;
+        self.stack.parts.stop_part(PROCESSOR).await?;
+        let (kafka, more) = (self.stack.kafka(), PARTITIONS + 2);
+        admin::add_partitions(&kafka, &[topics::TRADES], more, PATIENCE).await?;
+        self.refuses(case, "they must be equal", &[]).await?;
+        admin::add_partitions(&kafka, &[topics::CANDLES, topics::CHANGELOG], more, PATIENCE).await?;
+        self.refuses(case, "but state was built from 4", &[]).await?;
+
+        let more = more.to_string();
+        let accepting = Unsupervised::start(&self.stack, case, 0, &[("stream.accept_partitions", more.as_str())])?;
+        accepting.says("state moved to the partitions added").await?;
+        session.trade(&self.stack, 2_000).await?;
+        session.judge(&self.stack).await?;
+        drop(accepting);
+        self.stack.parts.restart(PROCESSOR).await?;
+
+        // and added too early: what waits is worked through first
+        let mut early = Session::open(self, "partitions-added-early").await?;
+        early.trade(&self.stack, 2_000).await?;
+        self.stack.parts.kill(PROCESSOR).await?;
+        early.trade(&self.stack, 2_000).await?;
+        admin::add_partitions(&kafka, &[topics::TRADES, topics::CANDLES, topics::CHANGELOG], PARTITIONS + 4, PATIENCE).await?;
+        let more = (PARTITIONS + 4).to_string();
+        let working_through = Unsupervised::start(&self.stack, case, 0, &[("stream.accept_partitions", more.as_str())])?;
+        working_through.says("are worked through first").await?;
+        self.worked_through().await?;
+        drop(working_through);
+        let accepting = Unsupervised::start(&self.stack, case, 0, &[("stream.accept_partitions", more.as_str())])?;
+        accepting.says("state moved to the partitions added").await?;
+        early.trade(&self.stack, 2_000).await?;
+        early.judge(&self.stack).await?;
+        drop(accepting);
+        Ok(self.stack.parts.restart(PROCESSOR).await?)
+    }
+
+    /// A processor started now ends, and says why.
+    async fn refuses(&self, case: &str, why: &str, settings: &[(&str, &str)]) -> anyhow::Result<()> {
+        let mut refusing = Unsupervised::start(&self.stack, &format!("{case}-refused"), 0, settings)?;
+        let code = eventually(PATIENCE, async || refusing.exit_code()?.context("it goes on")).await?;
+        let log = std::fs::read_to_string(&refusing.log)?;
+        ensure!(code == FATAL || code == USAGE, "it ended with {code}; its log:\n{log}");
+        ensure!(log.contains(why), "it does not say {why:?}; its log:\n{log}");
+        Ok(())
+    }
+
+    /// Waits until the processor has committed everything there is.
+    async fn worked_through(&self) -> anyhow::Result<()> {
+        let ends = self.ends().await?;
+        let kafka = self.stack.kafka();
+        eventually(PATIENCE, async || {
+            let (kafka, partitions) = (kafka.clone(), ends.keys().cloned().collect::<Vec<_>>());
+            let done = move || committed(&kafka, "marketflow-processor", &partitions, PATIENCE);
+            let done: BTreeMap<TopicPartition, i64> = tokio::task::spawn_blocking(done).await??.into_iter().collect();
+            for (of, end) in &ends {
+                let next = done.get(of).copied().unwrap_or(0);
+                ensure!(next >= *end, "{of} is committed to {next} of {end}");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends of the trades topic.
+    async fn ends(&self) -> anyhow::Result<BTreeMap<TopicPartition, i64>> {
+        let kafka = self.stack.kafka();
+        let ask = move || -> anyhow::Result<_> {
+            let reader = Reader::new(&kafka)?;
+            let all = (0..reader.partition_count(topics::TRADES)?).map(|number| TopicPartition::new(topics::TRADES, number));
+            all.map(|of| Ok((of.clone(), reader.range(&of)?.1))).collect()
+        };
+        tokio::task::spawn_blocking(ask).await?
+    }
+
     async fn bars_published(&self) -> anyhow::Result<f64> {
         Ok(self.stack.metrics(PROCESSOR).await?.sum("marketflow_bars_total", &[]))
     }
@@ -315,10 +527,10 @@ struct Unsupervised {
 
 impl Unsupervised {
     /// `ordinal` 0 is the supervised processor's.
-    fn start(stack: &TestStack, name: &str, ordinal: u32) -> anyhow::Result<Self> {
+    fn start(stack: &TestStack, name: &str, ordinal: u32, more: &[(&str, &str)]) -> anyhow::Result<Self> {
         let ordinal = ordinal.to_string();
-        let spec =
-            stack.service(PROCESSOR, &[PATIENT[0], ("worker.ordinal", ordinal.as_str()), ("admin.listen", "127.0.0.1:0")])?;
+        let usual = [PATIENT[0], ("worker.ordinal", ordinal.as_str()), ("admin.listen", "127.0.0.1:0")];
+        let spec = stack.service(PROCESSOR, &[&usual, more].concat())?;
         let log = stack.home().join("logs").join(format!("{name}.log"));
         let output = std::fs::File::create(&log)?;
         let mut command = Command::new(&spec.program);
@@ -327,11 +539,19 @@ impl Unsupervised {
     }
 
     /// Waits until it has a partition.
-    async fn works(&mut self) -> anyhow::Result<()> {
+    async fn works(&self) -> anyhow::Result<()> {
+        self.logs(|line| line.contains("partition rebuilt") && line.contains(topics::CHANGELOG)).await
+    }
+
+    /// Waits until its log says this.
+    async fn says(&self, what: &str) -> anyhow::Result<()> {
+        self.logs(|line| line.contains(what)).await
+    }
+
+    async fn logs(&self, is_it: impl Fn(&str) -> bool) -> anyhow::Result<()> {
         eventually(PATIENCE, async || {
             let log = std::fs::read_to_string(&self.log)?;
-            let rebuilt = |line: &str| line.contains("partition rebuilt") && line.contains(topics::CHANGELOG);
-            ensure!(log.lines().any(rebuilt), "it has no partition; its log:\n{log}");
+            ensure!(log.lines().any(&is_it), "it does not; its log:\n{log}");
             Ok(())
         })
         .await
@@ -391,6 +611,12 @@ impl Session {
         stack.send_trades(trades.iter().step_by(37).cloned().collect()).await?;
         self.sent.extend(trades);
         self.heartbeat(stack, self.last().plus_micros(-2_000_000)).await
+    }
+
+    /// Of the trades sent since `known` were, these are in no topic any more.
+    fn lost(&mut self, known: usize, is_lost: impl Fn(&Trade) -> bool) {
+        let mut place = 0..;
+        self.sent.retain(|trade| place.next().is_some_and(|at| at < known) || !is_lost(trade));
     }
 
     fn last(&self) -> Timestamp {

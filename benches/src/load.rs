@@ -20,9 +20,18 @@ pub(crate) struct Load {
     pub(crate) value_bytes: usize,
 }
 
+/// How a load ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The last control passes every window.
+    Closed,
+    /// Windows stay open.
+    Open,
+}
+
 impl Load {
     /// Writes the load and waits until Kafka has it.
-    pub(crate) async fn write(stack: &TestStack, trades: usize, instruments: usize) -> anyhow::Result<Self> {
+    pub(crate) async fn write(stack: &TestStack, trades: usize, instruments: usize, ending: Ending) -> anyhow::Result<Self> {
         let ids = stack.registry()?.ids().await?;
         let id = |schema| ids.id(topics::TRADES, schema).context("schemas are registered");
         let (trade_id, control_id) = (id(Schema::Trade)?, id(Schema::Control)?);
@@ -60,8 +69,10 @@ impl Load {
                     })?;
                 }
             }
-            let end = second.plus_micros(1_200_000_000);
-            control(&Control { complete_through: Some(end), ..Control::new(ControlKind::Heartbeat, feed, end) })?;
+            if ending == Ending::Closed {
+                let end = second.plus_micros(1_200_000_000);
+                control(&Control { complete_through: Some(end), ..Control::new(ControlKind::Heartbeat, feed, end) })?;
+            }
             producer.flush(PATIENCE)?;
             anyhow::ensure!(producer.failed() == 0, "{} records were not delivered", producer.failed());
             Ok(Self { trades, value_bytes: bytes / trades })

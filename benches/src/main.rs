@@ -1,4 +1,5 @@
-//! Throughput and cost of the whole path on a generated load: the processor alone, the sink alone, and everything at once.
+//! Throughput and cost of the whole path on a generated load: the processor alone, the sink alone, and everything at once. `processor`: its own
+//! figures (`processor.rs`).
 //!
 //! Each run has a stack of its own. Prints medians with machine and revision and appends them to `docs/benchmarks.md`. Figures of one run of this
 //! program compare with each other; the machine is noisy, so figures of two runs hardly do.
@@ -6,10 +7,11 @@
 
 mod load;
 mod measure;
+mod processor;
 
 use anyhow::{Context, ensure};
-use clap::Parser;
-use load::Load;
+use clap::{Parser, Subcommand};
+use load::{Ending, Load};
 use marketflow_contract::topics;
 use marketflow_kafka::{Reader, TopicPartition, committed};
 use marketflow_testkit::{TestStack, eventually};
@@ -26,6 +28,9 @@ const RUN_WITHIN: Duration = Duration::from_secs(900);
 /// Measures the processor alone, the sink alone and the whole path.
 #[derive(Parser)]
 struct Args {
+    /// Something else instead.
+    #[command(subcommand)]
+    what: Option<What>,
     /// Trades of the load.
     #[arg(long, default_value_t = 5_000_000)]
     trades: usize,
@@ -36,13 +41,22 @@ struct Args {
     #[arg(long, default_value_t = 3)]
     runs: usize,
     /// Do not append to docs/benchmarks.md.
-    #[arg(long)]
+    #[arg(long, global = true)]
     dry_run: bool,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// The processor's memory, restore, processes and latency
+    Processor(processor::Settings),
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    if let Some(What::Processor(settings)) = &args.what {
+        return append(&args, &processor::measure(settings).await?);
+    }
     ensure!(args.runs > 0 && args.instruments > 0 && args.trades > 0, "nothing to measure");
     let mut figures = [Vec::new(), Vec::new(), Vec::new()];
     for run in 1..=args.runs {
@@ -72,6 +86,10 @@ async fn main() -> anyhow::Result<()> {
         list.sort_by(|a, b| a.trades_per_second.total_cmp(&b.trades_per_second));
         writeln!(table, "{}", list[list.len() / 2].row())?;
     }
+    append(&args, &table)
+}
+
+fn append(args: &Args, table: &str) -> anyhow::Result<()> {
     println!("{table}");
     if !args.dry_run {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
@@ -89,7 +107,7 @@ async fn main() -> anyhow::Result<()> {
 async fn alone(args: &Args, service: &str, group: &'static str) -> anyhow::Result<Figures> {
     let mut stack =
         if service == "sink" { TestStack::start().await? } else { TestStack::start_with(&["kafka", "registry"]).await? };
-    let load = Load::write(&stack, args.trades, args.instruments).await?;
+    let load = Load::write(&stack, args.trades, args.instruments, Ending::Closed).await?;
     let before = Cost::of(&stack, &["clickhouse"])?;
     let started = Instant::now();
     stack.start_service(service, &[]).await?;
@@ -110,7 +128,7 @@ async fn whole_path(args: &Args) -> anyhow::Result<Figures> {
     let parts = ["processor", "sink", "clickhouse", "kafka"];
     let before = Cost::of(&stack, &parts)?;
     let started = Instant::now();
-    let load = Load::write(&stack, args.trades, args.instruments).await?;
+    let load = Load::write(&stack, args.trades, args.instruments, Ending::Closed).await?;
     caught_up(&stack, "marketflow-processor", topics::TRADES).await?;
     caught_up(&stack, "marketflow-sink", topics::TRADES).await?;
     // committed offsets say little here: the last thing on the topic is a transaction's marker

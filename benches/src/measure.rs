@@ -23,6 +23,16 @@ impl Cost {
         Ok(Self(cost))
     }
 
+    /// Of these processes; those of one name are summed.
+    pub(crate) fn of_processes(processes: impl Iterator<Item = (&'static str, u32)>) -> anyhow::Result<Self> {
+        let mut cost: BTreeMap<String, (f64, u64)> = BTreeMap::new();
+        for (name, pid) in processes {
+            let sum = cost.entry(name.to_owned()).or_default();
+            *sum = (sum.0 + cpu_seconds(pid)?, sum.1 + peak_rss_bytes(pid)?);
+        }
+        Ok(Self(cost))
+    }
+
     /// CPU since an earlier look; memory stays the peak.
     pub(crate) fn since(mut self, before: &Self) -> Self {
         for (part, (cpu, _)) in &mut self.0 {

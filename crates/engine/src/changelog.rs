@@ -44,8 +44,11 @@ pub enum RestoreError {
 /// Version of keys and values; another one is refused.
 const VERSION: u8 = 3;
 
+/// First byte of keys that who runs the engine writes to the changelog beside the engine's own, and does not give back to it.
+pub const NOTE: u8 = 0;
+
 #[derive(Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
+pub(crate) enum Key {
     Feed(BarSource, Feed),
     Head(BarSource, Feed, Instrument),
     Slot(BarSource, Feed, Instrument, Timestamp),
@@ -56,10 +59,18 @@ enum Key {
     Tally(BarSource),
 }
 
-fn encode_key(key: &Key) -> Vec<u8> {
+pub(crate) fn encode_key(key: &Key) -> Vec<u8> {
     let mut bytes = vec![VERSION];
     bytes.extend(encode(key));
     bytes
+}
+
+pub(crate) fn decode_key(key: &[u8]) -> Result<Key, RestoreError> {
+    let (version, key) = key.split_first().ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+    if *version != VERSION {
+        return Err(RestoreError::Version { found: *version, expected: VERSION });
+    }
+    Ok(postcard::from_bytes(key)?)
 }
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
@@ -68,17 +79,12 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 
 /// The tally that a record holds, if it is one.
 pub(crate) fn tally_of(change: &Change) -> Result<Option<(BarSource, Tally)>, RestoreError> {
+    if change.key.first() == Some(&NOTE) {
+        return Ok(None);
+    }
     let key = decode_key(&change.key)?;
     let (Key::Tally(source), Some(value)) = (key, &change.value) else { return Ok(None) };
     Ok(Some((source, postcard::from_bytes(value)?)))
-}
-
-fn decode_key(bytes: &[u8]) -> Result<Key, RestoreError> {
-    let (version, key) = bytes.split_first().ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
-    if *version != VERSION {
-        return Err(RestoreError::Version { found: *version, expected: VERSION });
-    }
-    Ok(postcard::from_bytes(key)?)
 }
 
 /// The last value of each key that has one.

@@ -197,6 +197,18 @@ impl FlowTotals {
         self.put(&Key::Total(*open, group.clone()), &total);
     }
 
+    /// The input has so many partitions from now on. A new one has passed what all others have passed: nothing of before is in it.
+    pub fn add_partitions(&mut self, partitions: i32) {
+        let old = std::mem::replace(&mut self.partitions, partitions);
+        for (feed, marks) in self.marks.clone() {
+            let passed = (0..old).map(|p| marks.get(&p).copied().unwrap_or(Timestamp::MIN)).min().unwrap_or(Timestamp::MIN);
+            for new in old..partitions {
+                self.marks.entry(feed.clone()).or_default().insert(new, passed);
+                self.put(&Key::Mark(feed.clone(), new), &passed);
+            }
+        }
+    }
+
     fn put<V: Serialize>(&mut self, key: &Key, value: &V) {
         self.change(Change { key: encode_key(key), value: Some(encode(value)) });
     }

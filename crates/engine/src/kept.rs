@@ -34,6 +34,11 @@ impl KeptTrade {
         Self { id, place: trade.last_place(), price: trade.close, size: trade.volume, side, is_void: false }
     }
 
+    /// See [`Place::precede`].
+    pub(crate) fn precede(&mut self) {
+        self.place.precede();
+    }
+
     fn minute(&self) -> Minute {
         let minute = Minute::of_execution(self.price, self.size, self.side, self.place);
         minute.expect("it was folded once")

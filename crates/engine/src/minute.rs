@@ -12,7 +12,15 @@ pub(crate) struct Place {
     pub(crate) offset: i64,
 }
 
+/// More than a partition will ever hold.
+const OFFSETS: i64 = 1 << 48;
+
 impl Place {
+    /// Puts a record of another partition before all of the one its instrument is in from now on.
+    pub(crate) fn precede(&mut self) {
+        self.offset = self.offset.saturating_sub(OFFSETS);
+    }
+
     pub(crate) fn compare(&self, other: &Self) -> Ordering {
         let by_sequence = match (self.sequence, other.sequence) {
             (Some(mine), Some(theirs)) => mine.cmp(&theirs),
@@ -158,6 +166,12 @@ impl Minute {
         (self.buy_volume, self.sell_volume) = (buy_volume, sell_volume);
         (self.buy_turnover, self.sell_turnover) = (buy_turnover, sell_turnover);
         true
+    }
+
+    /// See [`Place::precede`].
+    pub(crate) fn precede(&mut self) {
+        self.first.precede();
+        self.last.precede();
     }
 
     /// Appends a later minute: open stays, close is the later one's.

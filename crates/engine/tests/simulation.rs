@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 #![expect(clippy::disallowed_methods, reason = "a person may ask for more seeds")]
 
-use marketflow_engine::{Change, Config, Outcome, Partition};
+mod protocol;
+
+use marketflow_engine::{Change, Config, Outcome, Partition, repartition};
 use marketflow_model::{
     Bar, BarSource, Conditions, Control, ControlKind, Feed, FeedState, Instrument, Interval, Quality, Side, Source, Timestamp,
     Trade,
@@ -79,7 +81,11 @@ fn apply(partition: &mut Partition, offset: i64, record: &Record, out: &mut Vec<
 }
 
 fn run(log: &[Record]) -> (Vec<Bar>, Vec<Outcome>) {
-    let mut partition = Partition::new(Config::default());
+    run_as(Config::default(), log)
+}
+
+fn run_as(config: Config, log: &[Record]) -> (Vec<Bar>, Vec<Outcome>) {
+    let mut partition = Partition::new(config);
     let mut bars = Vec::new();
     let outcomes = log.iter().zip(0..).filter_map(|(r, offset)| apply(&mut partition, offset, r, &mut bars)).collect();
     (bars, outcomes)
@@ -154,10 +160,13 @@ fn session(random: &mut ChaCha8Rng) -> (Vec<Record>, Vec<Trade>) {
     (log, truth)
 }
 
+fn seeds(usual: u64) -> u64 {
+    std::env::var("SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(usual)
+}
+
 #[test]
 fn every_seed_gives_the_oracles_bars_with_or_without_crashes() {
-    let seeds: u64 = std::env::var("SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(60);
-    for seed in 0..seeds {
+    for seed in 0..seeds(60) {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let (log, truth) = session(&mut random);
         let (bars, outcomes) = run(&log);
@@ -175,6 +184,62 @@ fn every_seed_gives_the_oracles_bars_with_or_without_crashes() {
         }
         let crashed = run_with_crashes(&log, &mut random);
         assert_eq!(crashed, bars, "seed {seed}: crashes change nothing");
+    }
+}
+
+/// In the order each instrument's came out.
+fn by_instrument(bars: &[Bar]) -> Vec<Bar> {
+    let mut sorted = bars.to_vec();
+    sorted.sort_by(|a, b| a.instrument.cmp(&b.instrument));
+    sorted
+}
+
+#[test]
+fn partitions_added_between_any_two_records_change_no_bar() {
+    let place = |instrument: &Instrument, count: usize| usize::from(instrument.symbol().as_bytes()[0] % 4) % count;
+    for seed in 0..seeds(30) {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let (mut log, _) = session(&mut random);
+        if seed % 2 == 1 {
+            // the hole is one instrument's, and so known in its partition only
+            let hole = log.iter_mut().filter_map(|record| match record {
+                Record::Control(control) if control.gap_id.is_some() => Some(control),
+                _ => None,
+            });
+            hole.for_each(|control| control.instrument = Some(Instrument::new("BITSTAMP", "BTCUSD").unwrap()));
+        }
+        let new = || (Partition::new(Config::default()), Vec::<Change>::new());
+        let (mut partitions, mut bars) = (vec![new(), new()], Vec::new());
+        let added_at = random.random_range(0..log.len());
+        for (at, record) in log.iter().enumerate() {
+            if at == added_at {
+                let old: Vec<Vec<Change>> = partitions
+                    .iter_mut()
+                    .map(|(partition, changelog)| {
+                        changelog.extend(partition.take_changes());
+                        changelog.clone()
+                    })
+                    .collect();
+                let moved = repartition(old.clone(), 3, |instrument| i32::try_from(place(instrument, 3)).unwrap()).unwrap();
+                let rebuilt = (0..3).map(|to| {
+                    let moved = moved.iter().filter(|(of, _)| usize::try_from(*of) == Ok(to)).map(|(_, change)| change.clone());
+                    let changelog: Vec<Change> = old.get(to).into_iter().flatten().cloned().chain(moved).collect();
+                    (Partition::restore(Config::default(), changelog.clone()).unwrap(), changelog)
+                });
+                partitions = rebuilt.collect();
+            }
+            let instrument = match record {
+                Record::Trade(trade) => Some(&trade.instrument),
+                Record::Control(control) => control.instrument.as_ref(),
+            };
+            let only = instrument.map(|instrument| place(instrument, partitions.len()));
+            for (number, (partition, _)) in partitions.iter_mut().enumerate() {
+                if only.is_none_or(|only| only == number) {
+                    apply(partition, i64::try_from(at).unwrap(), record, &mut bars);
+                }
+            }
+        }
+        assert_eq!(by_instrument(&bars), by_instrument(&run(&log).0), "seed {seed}");
     }
 }
 

@@ -1,10 +1,11 @@
 //! Topics: created as `schemas/topics.toml` says, compared with it, and described.
 
 use crate::config::Quiet;
-use crate::{Error, KafkaConfig, native};
+use crate::consumer::list_of;
+use crate::{Error, KafkaConfig, TopicPartition, native};
 use marketflow_contract::topics::{self, TopicSpec};
 use rdkafka::ClientContext;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::Client;
 use rdkafka::error::RDKafkaErrorCode;
 use std::collections::BTreeMap;
@@ -54,6 +55,13 @@ pub struct Topic {
     pub id: String,
 }
 
+impl Cluster {
+    /// Tells a topic from every other one, here and on other clusters; `None` when it does not exist.
+    pub fn epoch(&self, topic: &str) -> Option<String> {
+        self.topics.get(topic).map(|topic| format!("{}/{}", self.id, topic.id))
+    }
+}
+
 /// Creates the topics that are missing, and returns their names.
 ///
 /// # Errors
@@ -79,6 +87,50 @@ pub async fn create_topics(kafka: &KafkaConfig, options: &TopicOptions, timeout:
         }
     }
     Ok(created)
+}
+
+/// Gives topics so many partitions; those that have as many already stay as they are.
+///
+/// # Errors
+/// An unreachable cluster or a refusal.
+pub async fn add_partitions(kafka: &KafkaConfig, topics: &[&str], count: i32, timeout: Duration) -> Result<(), Error> {
+    let admin = client(kafka)?;
+    let mut fewer = Vec::new();
+    for topic in topics {
+        if partition_count(admin.inner(), topic, timeout)? < count {
+            fewer.push(NewPartitions::new(topic, usize::try_from(count).unwrap_or(0)));
+        }
+    }
+    if fewer.is_empty() {
+        return Ok(());
+    }
+    for answer in admin.create_partitions(&fewer, &within(timeout)).await.map_err(Error::kafka("add partitions"))? {
+        answer.map_err(|(name, code)| {
+            Error::kafka(format!("add partitions to {name}"))(rdkafka::error::KafkaError::AdminOp(code))
+        })?;
+    }
+    Ok(())
+}
+
+/// Deletes the records before `offset`, as retention does.
+///
+/// # Errors
+/// An unreachable cluster or a refusal.
+pub async fn delete_records(kafka: &KafkaConfig, of: &TopicPartition, offset: i64, timeout: Duration) -> Result<(), Error> {
+    let list = list_of(&[(of.clone(), offset)])?;
+    client(kafka)?.delete_records(&list, &within(timeout)).await.map_err(Error::kafka(format!("delete records of {of}")))?;
+    Ok(())
+}
+
+/// Deletes topics with all that is in them.
+///
+/// # Errors
+/// An unreachable cluster or a refusal.
+pub async fn delete_topics(kafka: &KafkaConfig, topics: &[&str], timeout: Duration) -> Result<(), Error> {
+    for answer in client(kafka)?.delete_topics(topics, &within(timeout)).await.map_err(Error::kafka("delete topics"))? {
+        answer.map_err(|(name, code)| Error::kafka(format!("delete topic {name}"))(rdkafka::error::KafkaError::AdminOp(code)))?;
+    }
+    Ok(())
 }
 
 /// Compares the cluster with `schemas/topics.toml`; one line per difference, empty when they agree. More partitions than the file says are no
@@ -169,7 +221,7 @@ pub(crate) fn partition_count<C: ClientContext>(client: &Client<C>, topic: &str,
 }
 
 fn topic_ids<C: ClientContext>(client: &Client<C>, names: &[&str], timeout: Duration) -> Result<BTreeMap<String, String>, Error> {
-    native::topic_ids(client, names, timeout).map_err(|reason| Error::Config(format!("cannot read topic ids: {reason}")))
+    native::topic_ids(client, names, timeout).map_err(Error::kafka("read topic ids"))
 }
 
 fn client(kafka: &KafkaConfig) -> Result<AdminClient<Quiet>, Error> {
@@ -181,9 +233,16 @@ fn within(timeout: Duration) -> AdminOptions {
 }
 
 fn settings(topic: &TopicSpec) -> Vec<(&'static str, String)> {
-    vec![
+    let mut settings = vec![
         ("message.timestamp.type", "LogAppendTime".to_owned()),
         ("cleanup.policy", topic.cleanup_policy.clone()),
         ("retention.ms", topic.retention_ms.to_string()),
-    ]
+    ];
+    if topic.cleanup_policy == "compact" {
+        // what is restored from: the segment that is written to is never compacted, and a deletion has to outlive a restore only
+        settings.push(("segment.bytes", (16 << 20).to_string()));
+        settings.push(("min.cleanable.dirty.ratio", "0.2".to_owned()));
+        settings.push(("delete.retention.ms", "600000".to_owned()));
+    }
+    settings
 }

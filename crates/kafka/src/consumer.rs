@@ -41,8 +41,9 @@ pub enum StartAt {
     Earliest,
     /// At the end.
     Latest,
-    /// Nowhere: an error, so that lost offsets are seen.
-    Error,
+    /// Where the loop seeks before it resumes (with [`GroupSettings::pause_on_assign`]). Offsets that do not exist, or do not any more, are an
+    /// error of [`Consumer::poll_batch`], so that what was lost is seen.
+    Seek,
 }
 
 /// Longest wait of one call into librdkafka.
@@ -63,8 +64,12 @@ pub struct GroupSettings {
     pub max_poll_interval: Duration,
     /// Whether newly assigned partitions begin paused, so that the loop restores their state first and then calls [`Consumer::resume`].
     pub pause_on_assign: bool,
-    /// KiB fetched ahead over all partitions.
+    /// KiB of values fetched ahead over all partitions; a record costs librdkafka half a kilobyte beside its value.
     pub fetch_queue_kib: u32,
+    /// More is fetched while fewer records than these wait.
+    pub fetch_queue_records: u32,
+    /// KiB of a partition in one answer, as compressed in the log.
+    pub fetch_partition_kib: u32,
 }
 
 impl GroupSettings {
@@ -78,6 +83,8 @@ impl GroupSettings {
             max_poll_interval: Duration::from_secs(60),
             pause_on_assign: false,
             fetch_queue_kib: 65_536,
+            fetch_queue_records: 100_000,
+            fetch_partition_kib: 1_024,
         }
     }
 }
@@ -203,9 +210,14 @@ impl<'a> Run<'a> {
 /// Only records what happened; the loop acts on it between batches.
 struct GroupEvents {
     events: Mutex<Vec<Rebalance>>,
+    is_sought: bool,
 }
 
 impl Watcher for GroupEvents {
+    fn is_sought(&self) -> bool {
+        self.is_sought
+    }
+
     fn assigned(&self, partitions: Vec<(String, i32)>) {
         self.push(Rebalance::Assigned(partitions_of(partitions)));
     }
@@ -258,12 +270,15 @@ impl Consumer {
         let session_timeout_ms = group.session_timeout.as_millis().to_string();
         let heartbeat_ms = (group.session_timeout / 4).as_millis().to_string();
         let max_poll_interval_ms = group.max_poll_interval.as_millis().to_string();
-        let fetch_queue_kib = group.fetch_queue_kib.to_string();
+        let (queue_kib, queue_records) = (group.fetch_queue_kib.to_string(), group.fetch_queue_records.to_string());
+        let partition_bytes = (u64::from(group.fetch_partition_kib) << 10).to_string();
         let defaults = [
             ("session.timeout.ms", session_timeout_ms.as_str()),
             ("heartbeat.interval.ms", &heartbeat_ms),
             ("max.poll.interval.ms", &max_poll_interval_ms),
-            ("queued.max.messages.kbytes", &fetch_queue_kib),
+            ("queued.max.messages.kbytes", &queue_kib),
+            ("queued.min.messages", &queue_records),
+            ("fetch.message.max.bytes", &partition_bytes),
             ("fetch.queue.backoff.ms", "10"),
             ("fetch.wait.max.ms", "50"),
             ("topic.metadata.refresh.interval.ms", "30000"),
@@ -279,7 +294,7 @@ impl Consumer {
                 match group.start_at {
                     StartAt::Earliest => "earliest",
                     StartAt::Latest => "latest",
-                    StartAt::Error => "error",
+                    StartAt::Seek => "error",
                 },
             ),
         ];
@@ -288,7 +303,9 @@ impl Consumer {
         }
         let config = kafka.settings(&defaults, &fixed);
         let config = config.create_native_config().map_err(|problem| Error::Config(problem.to_string()))?;
-        let inner = NativeConsumer::new(&config, GroupEvents { events: Mutex::default() }).map_err(Error::Config)?;
+        let inner =
+            NativeConsumer::new(&config, GroupEvents { events: Mutex::default(), is_sought: group.start_at == StartAt::Seek })
+                .map_err(Error::Config)?;
         inner.subscribe(topics).map_err(Error::kafka(format!("subscribe to {}", topics.join(", "))))?;
         Ok(Self { inner, pause_on_assign: group.pause_on_assign })
     }

@@ -7,6 +7,16 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::topic_partition_list::Offset;
 use std::time::Duration;
 
+/// How many members a group has; one that left without a word counts until its session ends.
+///
+/// # Errors
+/// No answer within `timeout`.
+pub fn members(kafka: &KafkaConfig, group: &str, timeout: Duration) -> Result<usize, Error> {
+    let asker: BaseConsumer<Quiet> = kafka.client(&[], &[("group.id", group), ("enable.auto.commit", "false")], Quiet)?;
+    let list = asker.fetch_group_list(Some(group), timeout).map_err(Error::kafka(format!("ask for the members of {group}")))?;
+    Ok(list.groups().iter().map(|group| group.members().len()).sum())
+}
+
 /// The offsets `group` committed for these partitions; those without one are left out. Offsets of an open transaction are waited for.
 ///
 /// # Errors

@@ -9,6 +9,7 @@
 mod eventually;
 mod faultproxy;
 mod generate;
+mod kafkaproxy;
 mod metrics;
 mod simulator;
 mod stack;
@@ -16,6 +17,7 @@ mod stack;
 pub use eventually::eventually;
 pub use faultproxy::{FaultProxy, Faults};
 pub use generate::RandomWalk;
+pub use kafkaproxy::KafkaProxy;
 pub use metrics::Metrics;
 pub use simulator::{Simulator, effects};
 pub use stack::{Located, TestStack};

@@ -29,6 +29,8 @@ pub struct Config {
     pub live: Live,
     /// Feeds that say nothing.
     pub clock: Clock,
+    /// What is accepted of inputs that are not as they were.
+    pub stream: Stream,
 }
 
 /// Section `[worker]`.
@@ -110,6 +112,18 @@ pub struct Clock {
     /// A feed that has said nothing for so long is down: its windows close as `gap`.
     #[serde(with = "humantime_serde")]
     pub down_after: Duration,
+}
+
+/// Section `[stream]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stream {
+    /// Epochs of inputs that were created again.
+    pub accept_epochs: Vec<String>,
+    /// Records that expired unread.
+    pub accept_loss: bool,
+    /// Partitions the inputs have after some were added; 0 = none were.
+    pub accept_partitions: i32,
 }
 
 impl Config {

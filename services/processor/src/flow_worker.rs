@@ -15,9 +15,9 @@ use crate::state::envelope;
 use crate::watchdog::{self, Progress};
 use anyhow::{Context, anyhow, ensure};
 use marketflow_contract::topics;
-use marketflow_engine::{FlowTotals, PartialFlows, PartialOutcome, Partition};
+use marketflow_engine::{Change, FlowTotals, PartialFlows, PartialOutcome, Partition};
 use marketflow_kafka::{
-    Batch, Consumer, GroupSettings, Outgoing, Reader, Rebalance, Record, TopicPartition, TransactionalProducer,
+    Batch, Consumer, GroupSettings, Outgoing, Reader, Rebalance, Record, StartAt, TopicPartition, TransactionalProducer,
 };
 use marketflow_model::{EnvelopeClass, FlowAggregate};
 use marketflow_runtime::{Exit, ExitContext, Stop, on_thread};
@@ -27,9 +27,19 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 /// What the second stage reads, and where its state is.
-const FLOWS: Stage = Stage { inputs: &[topics::FLOW_PARTIALS], changelog: topics::FLOW_CHANGELOG };
+pub(crate) const FLOWS: Stage = Stage {
+    inputs: &[topics::FLOW_PARTIALS],
+    changelog: topics::FLOW_CHANGELOG,
+    // what was taken is known by the trades' offsets
+    origins: &[topics::FLOW_PARTIALS, topics::TRADES],
+};
 /// The topic's only partition.
-const PARTITION: i32 = 0;
+pub(crate) const PARTITION: i32 = 0;
+
+/// How long totals are kept: no revision is older than a gap may be, and the day more is for feeds that are behind others of their group.
+pub(crate) fn kept_micros(gap_limit_micros: i64) -> i64 {
+    gap_limit_micros.saturating_add(86_400_000_000)
+}
 
 impl Outputs {
     /// What an input partition's records since the last commit add to the flows.
@@ -64,8 +74,9 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     let progress = Arc::new(Progress::default());
     let (watched, seen, watched_stop) = (config.clone(), Arc::clone(&progress), stop.clone());
-    let watchdog =
-        on_thread("watchdog-flows", move || watchdog::watch(&watched.kafka, &seen, watched.worker.stuck_after, &watched_stop));
+    let watchdog = on_thread("watchdog-flows", move || {
+        watchdog::watch(&watched.kafka, FLOWS, &seen, watched.worker.stuck_after, &watched_stop)
+    });
     let work = on_thread("flows", move || FlowWorker::connect(config, gap_limit_micros, schemas, metrics, progress)?.run(&stop));
     tokio::select! {
         ended = work => ended,
@@ -89,6 +100,8 @@ struct Work {
     kept_micros: i64,
     /// `None` while the partition is another process's.
     totals: Option<FlowTotals>,
+    /// Written with the next commit.
+    notes: Vec<Change>,
     progress: Arc<Progress>,
     aborts_in_a_row: u32,
 }
@@ -113,9 +126,8 @@ impl FlowWorker {
         // no static member: with one partition there is nothing to keep, and a broker that stood still may fence a static one by its own second
         // try to join; the transactional id keeps the slot
         group.pause_on_assign = true;
+        group.start_at = StartAt::Seek;
         let consumer = Consumer::subscribe(&config.kafka, &group, FLOWS.inputs).map_err(with_exit)?;
-        // no revision is older than a gap may be; the day more is for feeds that are behind others of their group
-        let kept_micros = gap_limit_micros.saturating_add(86_400_000_000);
         let work = Work {
             slot_name,
             config,
@@ -123,8 +135,9 @@ impl FlowWorker {
             metrics,
             producer,
             input_partitions,
-            kept_micros,
+            kept_micros: kept_micros(gap_limit_micros),
             totals: None,
+            notes: Vec::new(),
             progress,
             aborts_in_a_row: 0,
         };
@@ -166,10 +179,10 @@ impl Work {
 
     fn rebuild(&mut self, consumer: &Consumer, reason: &str) -> anyhow::Result<()> {
         let restore = |changes| FlowTotals::restore(self.input_partitions, self.kept_micros, changes);
-        let totals = rebuild(&self.config.kafka, consumer, FLOWS, PARTITION, restore, &self.progress)
+        let rebuilt = rebuild(&self.config, consumer, FLOWS, PARTITION, restore, &self.progress, &self.metrics)
             .context("cannot rebuild the totals of flows")
             .exit(Exit::Fatal)?;
-        self.totals = Some(totals);
+        (self.totals, self.notes) = (Some(rebuilt.state), rebuilt.notes);
         self.metrics.restores.with_label_values(&[reason]).inc();
         Ok(())
     }
@@ -191,7 +204,8 @@ impl Work {
     /// Totals, state and offset in one transaction: all or nothing.
     fn commit(&mut self, consumer: &Consumer, pending: Pending) -> Result<(), Failed> {
         let started = Instant::now();
-        let changes = self.totals.as_mut().map(FlowTotals::take_changes).unwrap_or_default();
+        let mut changes = std::mem::take(&mut self.notes);
+        changes.extend(self.totals.as_mut().map(FlowTotals::take_changes).unwrap_or_default());
         self.producer.begin()?;
         for output in &pending.records {
             self.producer.send(output.outgoing())?;

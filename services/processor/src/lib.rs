@@ -1,7 +1,7 @@
 //! Stream processor: trades and candles in; bars, revisions and set-aside records out, exactly once within Kafka.
 //!
 //! Topics: `schemas/topics.toml`. Guarantees and how they are tested: `README.md`. Reading order: `processor.rs` (the loop and the transaction),
-//! `state.rs` (one record), `outputs.rs` (one batch), `assignment.rs` (rebuilding a partition), `watchdog.rs` (ending what stands still),
+//! `state.rs` (one record), `outputs.rs` (one batch), `assignment.rs` (rebuilding a partition), `origins.rs` (the topics state was built from), `repartition.rs` (partitions were added), `watchdog.rs` (ending what stands still),
 //! `flow_worker.rs` (the second stage of flows across instruments, a small loop of its own), `live.rs` (unfinished bars for screens),
 //! `silence.rs` (feeds that say nothing).
 //!
@@ -12,8 +12,10 @@ mod config;
 mod flow_worker;
 mod live;
 mod metrics;
+mod origins;
 mod outputs;
 mod processor;
+mod repartition;
 mod silence;
 mod state;
 mod watchdog;

@@ -26,6 +26,8 @@ pub(crate) struct ProcessorMetrics {
     pub(crate) changelog_bytes: IntCounterVec,
     /// `marketflow_restores_total{reason}`: partitions rebuilt.
     pub(crate) restores: IntCounterVec,
+    /// `marketflow_restore_duration_seconds{stage}`: how long a partition took to rebuild; stage = its changelog.
+    pub(crate) restore_duration: HistogramVec,
     /// `marketflow_live_bars_total{outcome}`: unfinished bars sent, or dropped because Kafka did not keep up.
     pub(crate) live_bars: IntCounterVec,
     /// `marketflow_flow_partials_total{outcome}`: partial sums read, committed; used, repeated, too_old or dead_lettered.
@@ -62,6 +64,12 @@ impl ProcessorMetrics {
                 &["topic"],
             ),
             restores: metrics.counter_vec("marketflow_restores_total", "partitions rebuilt from the changelog", &["reason"]),
+            restore_duration: metrics.histogram_vec(
+                "marketflow_restore_duration_seconds",
+                "from reading the committed offsets to reading on, by changelog",
+                &[0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0],
+                &["stage"],
+            ),
             live_bars: metrics.counter_vec("marketflow_live_bars_total", "unfinished bars, sent or dropped", &["outcome"]),
             flow_partials: metrics.counter_vec(
                 "marketflow_flow_partials_total",

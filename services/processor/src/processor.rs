@@ -11,14 +11,15 @@ use crate::flow_worker;
 use crate::live::LiveBars;
 use crate::metrics::ProcessorMetrics;
 use crate::outputs::{OutputSchemas, Outputs};
+use crate::repartition;
 use crate::silence::{ControlSchemas, Silence};
 use crate::state::{apply, source_of};
 use crate::watchdog::{self, Progress};
 use anyhow::{Context, anyhow, ensure};
 use marketflow_contract::{Schema, topics};
-use marketflow_engine::Partition;
+use marketflow_engine::{Change, Partition};
 use marketflow_kafka::{
-    Batch, Consumer, Decoder, Disposition, Error, GroupSettings, Reader, Rebalance, Registry, SchemaIds, TopicPartition,
+    Batch, Consumer, Decoder, Disposition, Error, GroupSettings, Reader, Rebalance, Registry, SchemaIds, StartAt, TopicPartition,
     TransactionSettings, TransactionalProducer,
 };
 use marketflow_model::Bar;
@@ -44,6 +45,10 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let ids = registry.ids().await.map_err(with_exit)?;
     let schemas = output_schemas(&ids)?;
     check_partitions(&config)?;
+    if config.stream.accept_partitions > 0 {
+        let (config, gap_limit_micros) = (config.clone(), engine.gap_limit_micros);
+        on_thread("repartition", move || repartition::run(&config, gap_limit_micros)).await.exit(Exit::Fatal)?;
+    }
     let metrics = ProcessorMetrics::new(lifecycle.metrics());
 
     let mut workers = tokio::task::JoinSet::new();
@@ -59,8 +64,9 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
             let progress = Arc::new(Progress::default());
             let seen = Arc::clone(&progress);
             let (worker_name, watchdog_name) = (format!("worker-{slot}"), format!("watchdog-{slot}"));
-            let watchdog =
-                on_thread(&watchdog_name, move || watchdog::watch(&watched.kafka, &seen, watched.worker.stuck_after, &stop));
+            let watchdog = on_thread(&watchdog_name, move || {
+                watchdog::watch(&watched.kafka, BARS, &seen, watched.worker.stuck_after, &stop)
+            });
             let work = on_thread(&worker_name, move || {
                 let mut worker = Worker::connect(config, engine, &slot, decoder, schemas, metrics, progress)?;
                 lifecycle.ready();
@@ -106,7 +112,7 @@ fn check_partitions(config: &Config) -> anyhow::Result<()> {
         trades == candles && trades == changelog,
         anyhow!(
             "{} has {trades} partitions, {} has {candles}, {} has {changelog}: they must be equal, because state stays with its partition; \
-             stop producers and processor, let the processor finish, then add partitions to all three",
+             docs/runbook/processor.md says how partitions are added",
             topics::TRADES,
             topics::CANDLES,
             topics::CHANGELOG
@@ -175,6 +181,8 @@ struct Work {
     decoder: Decoder,
     producer: TransactionalProducer,
     partitions: BTreeMap<i32, Partition>,
+    /// Written with the next commit of a partition.
+    notes: BTreeMap<i32, Vec<Change>>,
     progress: Arc<Progress>,
     live: Option<LiveBars>,
     silence: Silence,
@@ -202,6 +210,10 @@ impl Worker {
         let mut group = GroupSettings::new(&config.worker.group);
         group.instance_id = Some(slot_name.clone());
         group.pause_on_assign = true;
+        group.start_at = StartAt::Seek;
+        // what is fetched ahead is most of the memory at a few hundred instruments: a few batches are enough
+        group.fetch_queue_records = u32::try_from(3 * config.worker.max_batch_records).unwrap_or(u32::MAX);
+        group.fetch_partition_kib = 256;
         let consumer = Consumer::subscribe(&config.kafka, &group, BARS.inputs).map_err(with_exit)?;
         let live = LiveBars::connect(&config.kafka, &config.live, schemas.live_bar, metrics.clone(), Instant::now());
         let live = live.map_err(with_exit)?;
@@ -217,6 +229,7 @@ impl Worker {
             decoder,
             producer,
             partitions: BTreeMap::new(),
+            notes: BTreeMap::new(),
             progress,
             live,
             silence,
@@ -323,10 +336,11 @@ impl Work {
 
     fn rebuild(&mut self, consumer: &Consumer, number: i32, reason: &str) -> anyhow::Result<()> {
         let restore = |changes| Partition::restore(self.engine.clone(), changes);
-        let partition = rebuild(&self.config.kafka, consumer, BARS, number, restore, &self.progress)
+        let rebuilt = rebuild(&self.config, consumer, BARS, number, restore, &self.progress, &self.metrics)
             .with_context(|| format!("cannot rebuild partition {number}"))
             .exit(Exit::Fatal)?;
-        self.partitions.insert(number, partition);
+        self.partitions.insert(number, rebuilt.state);
+        self.notes.insert(number, rebuilt.notes);
         if let Some(live) = &mut self.live {
             live.forget(number);
         }
@@ -375,7 +389,7 @@ impl Work {
                 if let Some(live) = &mut self.live {
                     live.changed(number, partition);
                 }
-                for change in partition.take_changes() {
+                for change in self.notes.remove(&number).into_iter().flatten().chain(partition.take_changes()) {
                     outputs.change(number, change);
                 }
                 outputs.flows(number, partition);

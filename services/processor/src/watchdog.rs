@@ -1,8 +1,11 @@
-//! Ends a process whose worker stands still though records wait for it: a new one begins from what was committed.
+//! Ends a process whose worker stands still though records wait for it, or whose inputs are other topics now: a new one begins from what was
+//! committed, or says what is to be done.
 //!
 //! Progress is what was committed, not what the loop does: a loop that turns without committing is as stuck as one that does not turn.
 //! Operators: `docs/runbook/processor.md`.
 
+use crate::assignment::Stage;
+use crate::origins::Origins;
 use anyhow::anyhow;
 use marketflow_kafka::{Error, KafkaConfig, Reader, TopicPartition};
 use marketflow_runtime::{Exit, Stop};
@@ -25,6 +28,8 @@ struct Seen {
     /// Next offset to read, as committed, of every partition that is ours.
     next: BTreeMap<TopicPartition, i64>,
     restoring: bool,
+    /// What the state was built from.
+    origins: Option<Origins>,
 }
 
 impl Progress {
@@ -33,10 +38,11 @@ impl Progress {
         self.seen().restoring = true;
     }
 
-    /// A partition was rebuilt, and goes on at these offsets.
-    pub(crate) fn restored(&self, next: Vec<(TopicPartition, i64)>) {
+    /// A partition was rebuilt, and goes on at these offsets of these topics.
+    pub(crate) fn restored(&self, next: Vec<(TopicPartition, i64)>, origins: Origins) {
         let mut seen = self.seen();
         seen.restoring = false;
+        seen.origins = Some(origins);
         seen.next.extend(next);
     }
 
@@ -58,13 +64,26 @@ impl Progress {
 /// Returns when the stop is requested.
 ///
 /// # Errors
-/// The worker stands still ([`Exit::TryAgain`]), or a setting librdkafka does not take.
-pub(crate) fn watch(kafka: &KafkaConfig, progress: &Progress, stuck_after: Duration, stop: &Stop) -> anyhow::Result<()> {
+/// The worker stands still ([`Exit::TryAgain`]), its inputs are not what its state was built from ([`Exit::Fatal`]), or a setting librdkafka
+/// does not take.
+pub(crate) fn watch(
+    kafka: &KafkaConfig,
+    stage: Stage,
+    progress: &Progress,
+    stuck_after: Duration,
+    stop: &Stop,
+) -> anyhow::Result<()> {
     let reader = Reader::new(kafka)?;
     let mut standstill = Standstill::default();
-    while !stop.requested() {
+    for look in 1_u64.. {
         std::thread::sleep(stuck_after / LOOKS);
+        if stop.requested() {
+            break;
+        }
         let seen = progress.seen().clone();
+        if look.is_multiple_of(LOOKS.into()) {
+            check_origins(kafka, stage, seen.origins.as_ref())?;
+        }
         if !standstill.look(&seen, |next| lag(&reader, next)) {
             continue;
         }
@@ -76,6 +95,18 @@ pub(crate) fn watch(kafka: &KafkaConfig, progress: &Progress, stuck_after: Durat
         }
     }
     Ok(())
+}
+
+/// A cluster that does not answer is no reason to end; the worker waits for it too.
+fn check_origins(kafka: &KafkaConfig, stage: Stage, then: Option<&Origins>) -> anyhow::Result<()> {
+    let Some(then) = then else { return Ok(()) };
+    let changed = match Origins::ask(kafka, stage) {
+        Ok(now) if now == *then => return Ok(()),
+        Ok(_) => anyhow!("inputs were created again, or partitions were added, while they were read"),
+        Err(error) if error.is::<Error>() => return Ok(()),
+        Err(gone) => gone,
+    };
+    Err(changed.context(Exit::Fatal))
 }
 
 /// Counts the looks in a row that saw lag and no progress.
@@ -125,7 +156,7 @@ mod tests {
     use super::*;
 
     fn seen(next: i64, restoring: bool) -> Seen {
-        Seen { next: [(TopicPartition::new("in", 0), next)].into(), restoring }
+        Seen { next: [(TopicPartition::new("in", 0), next)].into(), restoring, origins: None }
     }
 
     /// How many of `looks` equal looks report a standstill.

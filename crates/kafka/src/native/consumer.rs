@@ -19,6 +19,8 @@ use std::{ptr, slice};
 
 /// Told from within librdkafka's calls, on the calling thread.
 pub(crate) trait Watcher: Send + Sync {
+    /// Whether whoever is told of an assignment seeks each partition before it is resumed, so that none begins where it was committed.
+    fn is_sought(&self) -> bool;
     /// These were assigned, and paused.
     fn assigned(&self, partitions: Vec<(String, i32)>);
     /// These went; `lost` when somebody else may have them already.
@@ -399,6 +401,13 @@ unsafe extern "C" fn on_rebalance<W: Watcher>(
     unsafe {
         let watcher = &*opaque.cast::<W>();
         if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            if watcher.is_sought() {
+                // so that a group without offsets is no error before the seek
+                let count = usize::try_from((*partitions).cnt).unwrap_or(0);
+                for place in 0..count {
+                    (*(*partitions).elems.add(place)).offset = i64::from(native::RD_KAFKA_OFFSET_BEGINNING);
+                }
+            }
             native::rd_kafka_assign(handle, partitions);
             native::rd_kafka_pause_partitions(handle, partitions);
             watcher.assigned(names(partitions));

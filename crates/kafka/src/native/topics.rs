@@ -5,6 +5,7 @@ use super::Guard;
 use rdkafka::ClientContext;
 use rdkafka::bindings as native;
 use rdkafka::client::Client;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_int};
 use std::ptr;
@@ -15,9 +16,8 @@ pub(crate) fn topic_ids<C: ClientContext>(
     client: &Client<C>,
     topics: &[&str],
     timeout: Duration,
-) -> Result<BTreeMap<String, String>, String> {
-    let names: Vec<CString> =
-        topics.iter().map(|name| CString::new(*name)).collect::<Result<_, _>>().map_err(|problem| problem.to_string())?;
+) -> KafkaResult<BTreeMap<String, String>> {
+    let names: Vec<CString> = topics.iter().map(|name| CString::new(*name)).collect::<Result<_, _>>().map_err(KafkaError::Nul)?;
     let mut pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let timeout_ms = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
 
@@ -37,14 +37,15 @@ pub(crate) fn topic_ids<C: ClientContext>(
         native::rd_kafka_DescribeTopics(client.native_ptr(), collection.0, options.0, queue.0);
         let event = Guard(native::rd_kafka_queue_poll(queue.0, timeout_ms), native::rd_kafka_event_destroy);
         if event.0.is_null() {
-            return Err("no answer in time".to_owned());
+            return Err(KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut));
         }
-        if native::rd_kafka_event_error(event.0) != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-            return Err(CStr::from_ptr(native::rd_kafka_event_error_string(event.0)).to_string_lossy().into_owned());
+        let code = native::rd_kafka_event_error(event.0);
+        if code != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Err(KafkaError::AdminOp(code.into()));
         }
         let result = native::rd_kafka_event_DescribeTopics_result(event.0);
         if result.is_null() {
-            return Err("an answer to something else".to_owned());
+            return Err(KafkaError::AdminOpCreation("an answer to something else".to_owned()));
         }
         let mut count = 0;
         let descriptions = native::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
