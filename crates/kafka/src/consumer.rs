@@ -262,7 +262,8 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Joins the group for these topics; the join happens in later polls.
+    /// Joins the group for these topics; the join happens in later polls. Without topics it stays outside, and its offsets are taken as long as
+    /// the group has no member.
     ///
     /// # Errors
     /// A setting or topic name librdkafka does not take.
@@ -306,7 +307,9 @@ impl Consumer {
         let inner =
             NativeConsumer::new(&config, GroupEvents { events: Mutex::default(), is_sought: group.start_at == StartAt::Seek })
                 .map_err(Error::Config)?;
-        inner.subscribe(topics).map_err(Error::kafka(format!("subscribe to {}", topics.join(", "))))?;
+        if !topics.is_empty() {
+            inner.subscribe(topics).map_err(Error::kafka(format!("subscribe to {}", topics.join(", "))))?;
+        }
         Ok(Self { inner, pause_on_assign: group.pause_on_assign })
     }
 
