@@ -6,7 +6,7 @@ use crate::config;
 use anyhow::{Context, bail, ensure};
 use marketflow_contract::topics;
 use marketflow_engine::{Change, NOTE};
-use marketflow_kafka::{KafkaConfig, admin};
+use marketflow_kafka::{Error, KafkaConfig, admin};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -39,6 +39,10 @@ impl Origins {
                     "topic {topic} does not exist; was it deleted? Create it again with `marketflow provision` and start once more"
                 );
             };
+            if epoch.ends_with('/') {
+                // a broker that has just come back may not know it yet
+                return Err(Error::Timeout { doing: format!("read the id of {topic}"), seconds: ANSWER_WITHIN.as_secs() }.into());
+            }
             epochs.insert((*topic).to_owned(), epoch);
         }
         Ok(Self { partitions, epochs })

@@ -74,7 +74,7 @@ pub(crate) fn watch(
     stop: &Stop,
 ) -> anyhow::Result<()> {
     let reader = Reader::new(kafka)?;
-    let mut standstill = Standstill::default();
+    let (mut standstill, mut has_changed) = (Standstill::default(), false);
     for look in 1_u64.. {
         std::thread::sleep(stuck_after / LOOKS);
         if stop.requested() {
@@ -82,7 +82,12 @@ pub(crate) fn watch(
         }
         let seen = progress.seen().clone();
         if look.is_multiple_of(LOOKS.into()) {
-            check_origins(kafka, stage, seen.origins.as_ref())?;
+            // twice in a row: a worker that is rebuilding meanwhile says it better
+            let changed = changed_origins(kafka, stage, seen.origins.as_ref());
+            let had_changed = std::mem::replace(&mut has_changed, changed.is_some());
+            if let Some(changed) = changed.filter(|_| had_changed) {
+                return Err(changed.context(Exit::Fatal));
+            }
         }
         if !standstill.look(&seen, |next| lag(&reader, next)) {
             continue;
@@ -97,16 +102,14 @@ pub(crate) fn watch(
     Ok(())
 }
 
-/// A cluster that does not answer is no reason to end; the worker waits for it too.
-fn check_origins(kafka: &KafkaConfig, stage: Stage, then: Option<&Origins>) -> anyhow::Result<()> {
-    let Some(then) = then else { return Ok(()) };
-    let changed = match Origins::ask(kafka, stage) {
-        Ok(now) if now == *then => return Ok(()),
-        Ok(_) => anyhow!("inputs were created again, or partitions were added, while they were read"),
-        Err(error) if error.is::<Error>() => return Ok(()),
-        Err(gone) => gone,
-    };
-    Err(changed.context(Exit::Fatal))
+/// How the inputs differ from what the state was built from; a cluster that does not answer is waited for, as the worker does.
+fn changed_origins(kafka: &KafkaConfig, stage: Stage, then: Option<&Origins>) -> Option<anyhow::Error> {
+    match Origins::ask(kafka, stage) {
+        Ok(now) if then.is_none_or(|then| now == *then) => None,
+        Ok(_) => Some(anyhow!("inputs were created again, or partitions were added, while they were read")),
+        Err(error) if error.is::<Error>() => None,
+        Err(gone) => Some(gone),
+    }
 }
 
 /// Counts the looks in a row that saw lag and no progress.

@@ -314,8 +314,16 @@ impl Worker {
             return Err(Refusal::Fenced);
         }
         self.member = Some(is);
-        if !self.pending.next.is_empty() && !self.has(Defect::WorkOutlivesRebalance) {
-            self.start_over(cluster)?;
+        if self.has(Defect::WorkOutlivesRebalance) {
+            self.take_changes();
+        } else {
+            self.pending = Pending::default();
+        }
+        // every rebalance takes everything and gives it anew: meanwhile somebody else may have had it
+        for (number, owned) in std::mem::take(&mut self.owned) {
+            if self.has(Defect::StateOutlivesRebalance) {
+                self.kept.extend(owned.state.map(|state| (number, state)));
+            }
         }
         self.assign(cluster);
         Ok(if self.pending.next.is_empty() { Step::Poll } else { Step::Begin })
@@ -323,17 +331,7 @@ impl Worker {
 
     fn assign(&mut self, cluster: &Cluster) {
         self.first_member = self.first_member.or(self.member);
-        let assigned = cluster.assignment(self.slot);
-        let gone: Vec<usize> = self.owned.keys().copied().filter(|number| !assigned.contains(number)).collect();
-        for number in gone {
-            let state = self.owned.remove(&number).and_then(|owned| owned.state);
-            if self.defect == Some(Defect::StateOutlivesRebalance) {
-                self.kept.extend(state.map(|state| (number, state)));
-            }
-        }
-        for number in assigned {
-            self.owned.entry(number).or_default();
-        }
+        self.owned = cluster.assignment(self.slot).into_iter().map(|number| (number, Owned::default())).collect();
     }
 
     fn restored(&mut self, number: usize, world: &World<'_>) -> Result<Owned, Refusal> {
