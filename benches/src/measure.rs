@@ -66,6 +66,11 @@ impl Figures {
         }
     }
 
+    /// CPU and memory alone.
+    pub(crate) fn cost(&self) -> String {
+        format!("CPU-s: {}; peak MB: {}", self.cpu, self.rss)
+    }
+
     pub(crate) fn row(&self) -> String {
         format!("| {} | {:.0} | {} | {} | {} |", self.part, self.trades_per_second, self.cpu, self.rss, self.value_bytes)
     }

@@ -240,7 +240,7 @@ fn settings(topic: &TopicSpec) -> Vec<(&'static str, String)> {
     ];
     if topic.cleanup_policy == "compact" {
         // what is restored from: the segment that is written to is never compacted, and a deletion has to outlive a restore only
-        settings.push(("segment.bytes", (16 << 20).to_string()));
+        settings.push(("segment.bytes", (4 << 20).to_string()));
         settings.push(("min.cleanable.dirty.ratio", "0.2".to_owned()));
         settings.push(("delete.retention.ms", "600000".to_owned()));
     }

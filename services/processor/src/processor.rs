@@ -5,7 +5,7 @@
 //!
 //! Next: `crates/engine/src/partition.rs`, where a trade meets its window.
 
-use crate::assignment::{BARS, rebuild, slot_is_ours};
+use crate::assignment::{BARS, Rebuilt, rebuild, slot_is_ours};
 use crate::config::{self, Config};
 use crate::flow_worker;
 use crate::live::LiveBars;
@@ -25,7 +25,10 @@ use marketflow_kafka::{
 use marketflow_model::Bar;
 use marketflow_runtime::{Exit, ExitContext, Lifecycle, Stop, on_thread};
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -321,9 +324,7 @@ impl Work {
                 }
             }
         }
-        for number in &came {
-            self.rebuild(consumer, *number, "assigned")?;
-        }
+        self.rebuild(consumer, &came.iter().copied().collect::<Vec<_>>(), "assigned")?;
         Ok(came)
     }
 
@@ -334,17 +335,32 @@ impl Work {
         self.rebuild_in_place(consumer, stayed, "rebalanced")
     }
 
-    fn rebuild(&mut self, consumer: &Consumer, number: i32, reason: &str) -> anyhow::Result<()> {
-        let restore = |changes| Partition::restore(self.engine.clone(), changes);
-        let rebuilt = rebuild(&self.config, consumer, BARS, number, restore, &self.progress, &self.metrics)
-            .with_context(|| format!("cannot rebuild partition {number}"))
-            .exit(Exit::Fatal)?;
-        self.partitions.insert(number, rebuilt.state);
-        self.notes.insert(number, rebuilt.notes);
-        if let Some(live) = &mut self.live {
-            live.forget(number);
+    /// As many partitions at a time as there are cores: a restore is bound by them.
+    fn rebuild(&mut self, consumer: &Consumer, numbers: &[i32], reason: &str) -> anyhow::Result<()> {
+        let at_a_time = std::thread::available_parallelism().map_or(1, NonZero::get);
+        for numbers in numbers.chunks(at_a_time) {
+            let (config, engine, progress, metrics) = (&self.config, &self.engine, &*self.progress, &self.metrics);
+            let rebuild = |number| {
+                let restore = |changes| Partition::restore(engine.clone(), changes);
+                rebuild(config, consumer, BARS, number, restore, progress, metrics)
+                    .with_context(|| format!("cannot rebuild partition {number}"))
+                    .exit(Exit::Fatal)
+            };
+            let rebuilt: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = numbers.iter().map(|number| scope.spawn(|| rebuild(*number))).collect();
+                let join = |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+                threads.into_iter().map(join).collect()
+            });
+            for (number, rebuilt) in numbers.iter().zip(rebuilt) {
+                let Rebuilt { state, notes } = rebuilt?;
+                self.partitions.insert(*number, state);
+                self.notes.insert(*number, notes);
+                if let Some(live) = &mut self.live {
+                    live.forget(*number);
+                }
+                self.metrics.restores.with_label_values(&[reason]).inc();
+            }
         }
-        self.metrics.restores.with_label_values(&[reason]).inc();
         Ok(())
     }
 
@@ -433,10 +449,7 @@ impl Work {
     fn rebuild_in_place(&mut self, consumer: &Consumer, numbers: Vec<i32>, reason: &str) -> anyhow::Result<()> {
         let inputs: Vec<TopicPartition> = numbers.iter().flat_map(|number| BARS.inputs_of(*number)).collect();
         consumer.pause(&inputs).map_err(with_exit)?;
-        for number in numbers {
-            self.rebuild(consumer, number, reason)?;
-        }
-        Ok(())
+        self.rebuild(consumer, &numbers, reason)
     }
 
     /// Lag and watermarks, every so often; a cluster that does not answer is no reason to stop.

@@ -27,7 +27,8 @@ pub(crate) struct Progress(Mutex<Seen>);
 struct Seen {
     /// Next offset to read, as committed, of every partition that is ours.
     next: BTreeMap<TopicPartition, i64>,
-    restoring: bool,
+    /// Partitions being rebuilt.
+    restoring: usize,
     /// What the state was built from.
     origins: Option<Origins>,
 }
@@ -35,13 +36,13 @@ struct Seen {
 impl Progress {
     /// A partition is being rebuilt: however long that takes, it is not a standstill.
     pub(crate) fn restoring(&self) {
-        self.seen().restoring = true;
+        self.seen().restoring += 1;
     }
 
     /// A partition was rebuilt, and goes on at these offsets of these topics.
     pub(crate) fn restored(&self, next: Vec<(TopicPartition, i64)>, origins: Origins) {
         let mut seen = self.seen();
-        seen.restoring = false;
+        seen.restoring -= 1;
         seen.origins = Some(origins);
         seen.next.extend(next);
     }
@@ -123,7 +124,7 @@ impl Standstill {
     /// Whether the worker has stood still for [`LOOKS`] looks; the count then begins anew. A lag that cannot be told, because the cluster does
     /// not answer, is no standstill of ours.
     fn look(&mut self, seen: &Seen, lag: impl FnOnce(&BTreeMap<TopicPartition, i64>) -> Option<i64>) -> bool {
-        let still = !seen.restoring && *seen == self.last && lag(&seen.next).is_some_and(|lag| lag > 0);
+        let still = seen.restoring == 0 && *seen == self.last && lag(&seen.next).is_some_and(|lag| lag > 0);
         self.looks = if still { self.looks + 1 } else { 0 };
         self.last = seen.clone();
         if self.looks < LOOKS {
@@ -159,7 +160,7 @@ mod tests {
     use super::*;
 
     fn seen(next: i64, restoring: bool) -> Seen {
-        Seen { next: [(TopicPartition::new("in", 0), next)].into(), restoring, origins: None }
+        Seen { next: [(TopicPartition::new("in", 0), next)].into(), restoring: usize::from(restoring), origins: None }
     }
 
     /// How many of `looks` equal looks report a standstill.
