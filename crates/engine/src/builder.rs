@@ -318,8 +318,12 @@ impl Builder {
         if let Some(kept) = kept {
             slot.kept.get_or_insert_default().keep(kept);
         }
+        let close = slot.minute.as_ref().map(|minute| minute.close);
         self.note(open, id, row);
         self.mark_published(feed, intervals, open, Reason::LateRecords);
+        if open < self.head.closed_to && self.head.last_close.is_some_and(|(at, _)| at <= open) {
+            self.head.last_close = close.map(|close| (open, close));
+        }
         let closed_to = self.head.closed_to;
         let due = || indices(intervals).map(|i| self.window(feed, intervals, i, open).due).filter(|due| *due > closed_to).min();
         (Fold::Used, if is_new_minute { due() } else { None })
@@ -347,6 +351,23 @@ impl Builder {
         self.neighbours(event_time).find(|(_, slot)| holds(slot)).map(|(open, _)| *open)
     }
 
+    /// Whether each trade of the minute that has seen this id was kept, so that it can be folded again.
+    pub(crate) fn is_kept_whole(&self, id: TradeId<'_>, event_time: Timestamp) -> bool {
+        let seen = self.neighbours(event_time).find(|(_, slot)| slot.ids.contains(id)).map(|(_, slot)| slot);
+        seen.is_none_or(|slot| {
+            let kept = slot.kept.as_ref().map_or(0, |kept| kept.counting());
+            i64::try_from(kept) == Ok(slot.minute.as_ref().map_or(0, |minute| minute.trade_count))
+        })
+    }
+
+    /// Whether the minute of a correction can hold it in the place of the trade it replaces.
+    pub(crate) fn takes(&self, held: Timestamp, id: TradeId<'_>, correction: &Incoming<'_>) -> bool {
+        let open = self.minute_of(correction.event_time);
+        let Some(slot) = self.slots.get(&open) else { return true };
+        let others = if open == held { slot.kept.as_ref().and_then(|kept| kept.without(id)) } else { slot.minute.clone() };
+        others.is_none_or(|mut others| others.add(&correction.minute))
+    }
+
     /// Whether a correction of the trade that this minute holds says what is known already.
     pub(crate) fn says(&self, open: Timestamp, id: TradeId<'_>, trade: &Minute) -> bool {
         self.slots.get(&open).and_then(|slot| slot.kept.as_ref()).is_some_and(|kept| kept.says(id, trade))
@@ -361,7 +382,8 @@ impl Builder {
         if self.head.last_close.is_some_and(|(at, _)| at == open) {
             let mut kept =
                 self.slots.range(..=open).filter_map(|(at, slot)| slot.minute.as_ref().map(|minute| (*at, minute.close)));
-            self.head.last_close = kept.next_back();
+            // where none is kept any more, the price stays: none better is known
+            self.head.last_close = kept.next_back().or(self.head.last_close);
             self.head_touched = true;
         }
         self.mark_published(feed, intervals, open, reason);

@@ -42,7 +42,7 @@ pub enum RestoreError {
 }
 
 /// Version of keys and values; another one is refused.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// First byte of keys that who runs the engine writes to the changelog beside the engine's own, and does not give back to it.
 pub const NOTE: u8 = 0;
@@ -78,13 +78,12 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 /// The tally that a record holds, if it is one.
-pub(crate) fn tally_of(change: &Change) -> Result<Option<(BarSource, Tally)>, RestoreError> {
+pub(crate) fn tally_of(change: &Change) -> Result<Option<(BarSource, Option<Tally>)>, RestoreError> {
     if change.key.first() == Some(&NOTE) {
         return Ok(None);
     }
-    let key = decode_key(&change.key)?;
-    let (Key::Tally(source), Some(value)) = (key, &change.value) else { return Ok(None) };
-    Ok(Some((source, postcard::from_bytes(value)?)))
+    let Key::Tally(source) = decode_key(&change.key)? else { return Ok(None) };
+    Ok(Some((source, change.value.as_deref().map(postcard::from_bytes).transpose()?)))
 }
 
 /// The last value of each key that has one.

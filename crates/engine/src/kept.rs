@@ -84,6 +84,11 @@ impl KeptTrades {
         self.find(id).is_some_and(|kept| kept.says_the_same(trade))
     }
 
+    /// How many trades count: all of the minute's, unless it began before they were kept.
+    pub(crate) fn counting(&self) -> usize {
+        self.trades.values().filter(|trade| !trade.is_void).count()
+    }
+
     /// The trade of this id counts no more. Returns the minute without it; `None` where nothing is left.
     pub(crate) fn void(&mut self, id: TradeId<'_>) -> Option<Minute> {
         if let Some(offset) = self.find(id).map(|trade| trade.place.offset)
@@ -92,7 +97,14 @@ impl KeptTrades {
             trade.is_void = true;
             self.fresh.push(offset);
         }
-        let mut left = self.trades.values().filter(|trade| !trade.is_void).map(KeptTrade::minute);
+        self.without(id)
+    }
+
+    /// The minute without the trade of this id; `None` where nothing is left.
+    pub(crate) fn without(&self, id: TradeId<'_>) -> Option<Minute> {
+        let without = self.find(id).map(|trade| trade.place.offset);
+        let counts = |trade: &&KeptTrade| !trade.is_void && Some(trade.place.offset) != without;
+        let mut left = self.trades.values().filter(counts).map(KeptTrade::minute);
         let mut minute = left.next()?;
         for trade in left {
             assert!(minute.add(&trade), "the fold of more trades did not overflow");

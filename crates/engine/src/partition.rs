@@ -334,13 +334,26 @@ impl Partition {
         if self.take(entry, at, incoming, out) == Fold::Overflow {
             return OVERFLOW;
         }
-        if let Some(Incoming { event_time, minute, .. }) = dealt {
-            self.builders[at].deal(&self.feeds[entry].track, &self.config.kinds, event_time, &minute, out);
-        }
+        self.deal(entry, at, dealt, out);
         Outcome::Used
     }
 
-    /// A trade taken back, or said anew: its minute is folded again. Bars that what was traded ends stay as they were: they count prints.
+    /// Deals a trade out to the bars that what was traded ends.
+    fn deal(&mut self, entry: usize, at: usize, trade: Option<Incoming<'_>>, out: &mut Vec<Bar>) {
+        if let Some(Incoming { event_time, minute, .. }) = trade {
+            self.builders[at].deal(&self.feeds[entry].track, &self.config.kinds, event_time, &minute, out);
+        }
+    }
+
+    /// When the next window that is not published is due, looked up anew.
+    fn find_next_due(&mut self, entry: usize) {
+        let feed = &mut self.feeds[entry];
+        let due = feed.builders.values().filter_map(|at| self.builders[*at].next_due(&feed.track, &self.config));
+        feed.next_due = due.min().unwrap_or(Timestamp::MAX);
+    }
+
+    /// A trade taken back, or said anew: its minute is folded again. Bars that what was traded ends stay as they were: they count prints as
+    /// they came, so one whose cancel overtook it is not in them.
     fn amend(&mut self, trade: &TradeRef<'_>, incoming: Incoming<'_>, out: &mut Vec<Bar>) -> Outcome {
         let entry = self.feed_entry(BarSource::Trades, trade.feed);
         let at = self.builder(entry, trade.instrument);
@@ -352,6 +365,9 @@ impl Partition {
             return Outcome::Quarantined("the venue is not known to take trades back: venues.toml, cancels".into());
         }
         let is_cancel = trade.conditions.contains(Condition::Cancel);
+        if !builder.is_kept_whole(id, event_time) {
+            return Outcome::Quarantined("its minute began before cancels of the venue were expected".into());
+        }
         let held = builder.holding(id, event_time);
         let is_known = match held {
             Some(open) => !is_cancel && builder.says(open, id, &incoming.minute),
@@ -364,16 +380,26 @@ impl Partition {
         if let Some(why) = self.too_late(entry, at, event_time) {
             return Outcome::Late(why);
         }
+        if !is_cancel && held.is_some_and(|open| !self.builders[at].takes(open, id, &incoming)) {
+            return OVERFLOW;
+        }
         if let Some(open) = held {
             let reason = if is_cancel { Reason::Cancel } else { Reason::Correction };
             self.builders[at].void(&self.feeds[entry].track, &self.config.intervals, open, id, reason);
+            // the minute may be empty now, and nothing due with it
+            self.find_next_due(entry);
         }
-        if !is_cancel {
-            return if self.take(entry, at, incoming, out) == Fold::Overflow { OVERFLOW } else { Outcome::Used };
+        if is_cancel {
+            self.builders[at].forestall(event_time, id, incoming.row);
+            self.touch(at);
+            self.await_revisions(entry, at);
+            return Outcome::Used;
         }
-        self.builders[at].forestall(event_time, id, incoming.row);
-        self.touch(at);
-        self.await_revisions(entry, at);
+        let dealt = (held.is_none() && !self.config.kinds.is_empty()).then(|| incoming.clone());
+        if self.take(entry, at, incoming, out) == Fold::Overflow {
+            return OVERFLOW;
+        }
+        self.deal(entry, at, dealt, out);
         Outcome::Used
     }
 
@@ -479,8 +505,7 @@ impl Partition {
         }
         feed.touched = true;
         // a halt at the close moves the close's due time
-        let due = feed.builders.values().filter_map(|at| self.builders[*at].next_due(&feed.track, &self.config));
-        feed.next_due = due.min().unwrap_or(Timestamp::MAX);
+        self.find_next_due(entry);
         self.mark_quality(entry, control.instrument.as_ref(), Reason::Halt);
     }
 

@@ -59,11 +59,11 @@ impl Tally {
         self.used + self.late + self.duplicate + self.quarantined + self.dead_lettered + self.not_selected
     }
 
-    /// Reads it out of a changelog record, with the source whose topic it counts.
+    /// Reads it out of a changelog record, with the source whose topic it counts; `None` within: it was dropped with the state.
     ///
     /// # Errors
     /// A record this version does not write.
-    pub fn of_change(change: &Change) -> Result<Option<(marketflow_model::BarSource, Self)>, RestoreError> {
+    pub fn of_change(change: &Change) -> Result<Option<(marketflow_model::BarSource, Option<Self>)>, RestoreError> {
         crate::changelog::tally_of(change)
     }
 }

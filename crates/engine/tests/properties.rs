@@ -44,10 +44,41 @@ fn control(kind: ControlKind, at: i64) -> Control {
     Control::new(kind, feed(), Timestamp::from_micros(at))
 }
 
+/// On time = not later than the watermark that data alone moves, so the order of arrival must not matter: one lateness covers the day.
+fn patient() -> Config {
+    Config { allowed_lateness_micros: 86_400 * SECOND, ..Config::default() }
+}
+
+/// Heartbeats between the trades close windows that later ones revise; the state goes through the changelog every `restart` records.
+fn run_with_restarts(trades: &[Trade], restart: usize) -> Vec<Bar> {
+    let mut partition = Partition::new(patient());
+    let (mut bars, mut changelog) = (Vec::new(), Vec::new());
+    let up =
+        Control { state: FeedState::Up, from: Some(Timestamp::from_micros(START)), ..control(ControlKind::FeedState, START) };
+    partition.on_control(BarSource::Trades, &up, 0, &mut bars);
+    let beats = trades.len() / 5 + 1;
+    for (trade, at) in trades.iter().zip(1usize..) {
+        partition.on_trade(trade, i64::try_from(at * 2).unwrap(), &mut bars);
+        if at % 5 == 0 {
+            let hours = i64::try_from(8 * 3600 * at / 5 / beats).unwrap();
+            let through = Timestamp::from_micros(START + hours * SECOND);
+            let beat = Control { complete_through: Some(through), ..control(ControlKind::Heartbeat, through.micros()) };
+            partition.on_control(BarSource::Trades, &beat, i64::try_from(at * 2 + 1).unwrap(), &mut bars);
+        }
+        if at % restart == 0 {
+            changelog.extend(partition.take_changes());
+            partition = Partition::restore(patient(), changelog.iter().cloned()).unwrap();
+        }
+    }
+    let end = START + 86_400 * SECOND;
+    let beat = Control { complete_through: Some(Timestamp::from_micros(end)), ..control(ControlKind::Heartbeat, end) };
+    partition.on_control(BarSource::Trades, &beat, i64::MAX, &mut bars);
+    bars
+}
+
 /// All trades on time, then one heartbeat past the end of the day.
 fn run(trades: &[Trade]) -> (Vec<Bar>, Vec<Change>) {
-    // on time = not later than the watermark that data alone moves, so the order of arrival must not matter: one lateness covers the day
-    let mut partition = Partition::new(Config { allowed_lateness_micros: 86_400 * SECOND, ..Config::default() });
+    let mut partition = Partition::new(patient());
     let mut bars = Vec::new();
     let up =
         Control { state: FeedState::Up, from: Some(Timestamp::from_micros(START)), ..control(ControlKind::FeedState, START) };
@@ -145,6 +176,11 @@ proptest! {
         let bars = run(&log).0;
         let expected = marketflow_oracle::recompute(&log, &Interval::STANDARD);
         prop_assert_eq!(marketflow_oracle::differences(&expected, &bars, 5), Vec::<String>::new());
+        let revised = run_with_restarts(&log, usize::MAX);
+        prop_assert_eq!(marketflow_oracle::differences(&expected, &revised, 5), Vec::<String>::new());
+        for restart in [1, 3] {
+            prop_assert_eq!(&run_with_restarts(&log, restart), &revised, "restarted every {} records", restart);
+        }
     }
 
     #[test]

@@ -482,3 +482,62 @@ fn a_cancelled_minute_leaves_the_flows() {
     );
     assert!(!partials.is_empty());
 }
+
+#[test]
+fn a_crash_after_a_cancel_that_emptied_a_minute_changes_nothing() {
+    let only = trade("005930", 1, kst("10:00:10"), 70_000);
+    let log = [
+        Record::Control(up(kst("09:00:00"))),
+        Record::Trade(only.clone()),
+        amended(&only, Condition::Cancel, 70_000),
+        Record::Control(heartbeat(kst("10:01:30"))),
+        Record::Trade(trade("005930", 2, kst("10:00:20"), 70_100)),
+        Record::Control(heartbeat(kst("10:01:30"))),
+        Record::Trade(trade("005930", 3, kst("10:00:40"), 70_200)),
+        Record::Control(heartbeat(kst("10:02:00"))),
+    ];
+    let bars = run_with(&Config::default(), &log, usize::MAX);
+    for restart in 1..log.len() {
+        assert_eq!(run_with(&Config::default(), &log, restart), bars, "restarted every {restart} records");
+    }
+    assert_eq!(bars.last().map(|(_, bar)| bar.trade_count), Some(2));
+}
+
+#[test]
+fn a_corrected_close_is_the_one_that_quiet_minutes_carry() {
+    let config = Config { emit_empty: true, ..Config::default() };
+    let last = trade("005930", 2, kst("10:00:10"), 100);
+    let log = [
+        Record::Control(up(kst("09:00:00"))),
+        Record::Trade(trade("005930", 1, kst("09:59:10"), 95)),
+        Record::Trade(last.clone()),
+        Record::Control(heartbeat(kst("10:01:00"))),
+        amended(&last, Condition::Correction, 101),
+        Record::Control(heartbeat(kst("10:02:00"))),
+    ];
+    let bars = run(&config, &log);
+    let quiet = bars.iter().map(|(_, bar)| bar).find(|bar| bar.quality == Quality::NoTrades).unwrap();
+    assert_eq!((quiet.open_time, quiet.close.to_string().as_str()), (kst("10:01:00"), "101"));
+}
+
+#[test]
+fn a_correction_that_does_not_fit_leaves_its_trade() {
+    // 1e8 shares at 1e9: the day's share of turnover holds a thousand of them, and not 1e19 more
+    let sized =
+        |id, price: i64, size: &str| Trade { size: Some(size.parse().unwrap()), ..trade("005930", id, kst("10:00:10"), price) };
+    let mut partition = Partition::new(Config::default());
+    let mut bars = Vec::new();
+    partition.on_control(BarSource::Trades, &up(kst("09:00:00")), 0, &mut bars);
+    let (large, small) = (sized(1, 9_000_000_000, "1300000000"), sized(2, 1, "1"));
+    assert_eq!(partition.on_trade(&large, 1, &mut bars), Outcome::Used);
+    assert_eq!(partition.on_trade(&small, 2, &mut bars), Outcome::Used);
+    let correction = Trade { conditions: Conditions::NONE.with(Condition::Correction), ..sized(2, 9_000_000_000, "1300000000") };
+    let refused = (3..2_000).map(|offset| {
+        let more = Trade { trade_id: Some(offset.to_string()), sequence: Some(offset), ..large.clone() };
+        partition.on_trade(&more, offset, &mut bars)
+    });
+    let fitted = refused.take_while(|outcome| *outcome == Outcome::Used).count();
+    assert!(matches!(partition.on_trade(&correction, 5_000, &mut bars), Outcome::Refused(_)), "{fitted} fitted");
+    partition.on_control(BarSource::Trades, &heartbeat(kst("10:01:00")), 5_001, &mut bars);
+    assert_eq!(bars[0].trade_count, i64::try_from(fitted).unwrap() + 2, "the small one still counts");
+}

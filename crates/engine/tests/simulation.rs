@@ -204,7 +204,7 @@ fn partitions_added_between_any_two_records_change_no_bar() {
             // the hole is one instrument's, and so known in its partition only
             let hole = log.iter_mut().filter_map(|record| match record {
                 Record::Control(control) if control.gap_id.is_some() => Some(control),
-                _ => None,
+                Record::Trade(_) | Record::Control(_) => None,
             });
             hole.for_each(|control| control.instrument = Some(Instrument::new("BITSTAMP", "BTCUSD").unwrap()));
         }

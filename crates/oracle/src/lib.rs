@@ -9,7 +9,7 @@ mod traded;
 pub use flows::{ExpectedFlow, FlowKey, flow_differences, recompute_flows};
 pub use traded::recompute_traded;
 
-use marketflow_model::{Bar, Calendar, Condition, Instrument, Interval, Quality, Timestamp, Trade};
+use marketflow_model::{Bar, Calendar, Condition, Instrument, Interval, Quality, Timestamp, Trade, Venue};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The value columns of one bar, as integers: prices and quantities times 10^8.
@@ -101,7 +101,12 @@ pub fn recompute(trades: &[Trade], intervals: &[Interval]) -> BTreeMap<BarKey, E
 /// Trades that count, with their place in the list, by instrument and minute.
 fn by_minute(trades: &[Trade]) -> BTreeMap<(Instrument, i64), Vec<(usize, &Trade)>> {
     let named = |trade: &Trade| trade.trade_id.clone().map(|id| (trade.instrument.clone(), id));
-    let is = |trade: &Trade, condition| trade.conditions.contains(condition);
+    // a size of zero counts nowhere, and venues whose file does not say so have no cancels
+    let is_believed = |trade: &Trade| {
+        trade.size.is_none_or(|size| size.scaled() != 0)
+            && (!trade.conditions.amends() || (trade.trade_id.is_some() && Venue::named(trade.instrument.venue()).has_cancels()))
+    };
+    let is = |trade: &Trade, condition| trade.conditions.contains(condition) && is_believed(trade);
     let cancelled: BTreeSet<_> = trades.iter().filter(|trade| is(trade, Condition::Cancel)).filter_map(named).collect();
     let corrections = trades.iter().enumerate().filter(|(_, trade)| is(trade, Condition::Correction));
     let corrected: BTreeMap<_, _> = corrections.filter_map(|(arrival, trade)| Some((named(trade)?, arrival))).collect();
@@ -109,7 +114,7 @@ fn by_minute(trades: &[Trade]) -> BTreeMap<(Instrument, i64), Vec<(usize, &Trade
     let mut seen_rows = BTreeSet::new();
     let mut kept: BTreeMap<(Instrument, i64), Vec<(usize, &Trade)>> = BTreeMap::new();
     for (arrival, trade) in trades.iter().enumerate() {
-        if trade.size.is_some_and(|s| s.scaled() == 0) {
+        if !is_believed(trade) {
             continue;
         }
         if let Some(name) = named(trade) {
@@ -145,7 +150,7 @@ pub fn differences<'a>(
     limit: usize,
 ) -> Vec<String> {
     let mut last: BTreeMap<BarKey, &Bar> = BTreeMap::new();
-    for bar in published.into_iter().filter(|b| b.quality != Quality::NoTrades) {
+    for bar in published {
         let Some(interval) = bar.interval.interval() else { continue };
         let key = (bar.instrument.clone(), interval.minutes(), bar.open_time);
         match last.get(&key) {
@@ -155,6 +160,8 @@ pub fn differences<'a>(
             }
         }
     }
+    // the last word on a window may be that it holds no trade, or none any more
+    last.retain(|_, bar| bar.quality != Quality::NoTrades && bar.trade_count > 0);
     let mut lines = Vec::new();
     for (key, wanted) in expected {
         match last.get(key) {

@@ -270,8 +270,11 @@ async fn a_replay_finds_and_mends_what_is_wrong(cli: &Cli<'_>) {
     let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), found.as_array().unwrap().len()), (Some(2), 1), "{found:#}");
     assert_eq!((&found[0]["what"], &found[0]["columns"][0][0]), (&"changed".into(), &"high".into()), "{found:#}");
-    let swapped: serde_json::Value = serde_json::from_str(&cli.ok(&["replay", "swap", "check", "--json"])).unwrap();
-    assert_eq!(swapped, serde_json::json!({ "published": 1, "left": 0, "gone": 0 }));
+    let swapped = || -> serde_json::Value { serde_json::from_str(&cli.ok(&["replay", "swap", "check", "--json"])).unwrap() };
+    assert_eq!(swapped(), serde_json::json!({ "published": 0, "left": 1, "gone": 0 }), "it was published after that replay");
+    let again: serde_json::Value = serde_json::from_str(&cli.ok(&range)).unwrap();
+    assert_eq!(again["differences"].as_array().unwrap().len(), 1, "{again:#}");
+    assert_eq!(swapped(), serde_json::json!({ "published": 1, "left": 0, "gone": 0 }));
     let columns = |bars: &str, which: std::ops::Range<usize>| -> Vec<String> {
         bars.lines().map(|line| line.split(',').collect::<Vec<_>>()[which.clone()].join(",")).collect()
     };

@@ -72,6 +72,16 @@ async fn a_stack_goes_up_is_diagnosed_survives_kill_9_and_refuses_what_disagrees
     let data = contents(home.path());
     assert_eq!(data.iter().map(|text| text.lines().count()).collect::<Vec<_>>(), [40, 21, 5, 3], "{data:#?}");
 
+    let looks = String::from_utf8(run(home.path(), &["status", "--watch", "--count", "2", "--json"]).stdout).unwrap();
+    let last: Value = serde_json::from_str(looks.lines().nth(1).unwrap()).unwrap();
+    assert_eq!(
+        (&last["processor"]["used"], &last["feed"], &last["not_ready"]),
+        (&40.into(), &Value::Null, &serde_json::json!({}))
+    );
+    assert!(last["sink"]["rows"].as_u64() >= Some(40) && last["sink"]["rows_per_second"].is_number(), "{last:#}");
+    let words = String::from_utf8(run(home.path(), &["status", "--watch", "--count", "1"]).stdout).unwrap();
+    assert!(words.contains("used 40, late 0") && words.contains("does not run"), "{words}");
+
     for part in ["kafka", "registry", "clickhouse"] {
         let pid = pid_of(home.path(), part);
         signal(pid, "STOP");

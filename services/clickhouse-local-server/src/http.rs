@@ -35,7 +35,7 @@ use crate::session::SessionRequest;
 /// A statement is parsed by recursion; ClickHouse gives its threads as much.
 const QUERY_STACK_BYTES: usize = 8 << 20;
 /// A form holds a query and its parameters, no data.
-const FORM_BYTES: u64 = 16 << 20;
+const FORM_BYTES: u64 = 4 << 20;
 /// What is read and thrown away of a body nobody wants, so that the client gets to reading the answer.
 const UNWANTED_BODY_BYTES: usize = 64 << 20;
 
@@ -236,8 +236,12 @@ async fn form(headers: &HeaderMap, body: Body, silence: Duration) -> Result<(Vec
         let mut fields = Vec::new();
         while let Some(field) = form.next_field().await.map_err(unreadable)? {
             let name = field.name().unwrap_or_default().to_owned();
-            let describes_data = ["_structure", "_types", "_format"].iter().any(|end| name.ends_with(end));
-            if name.is_empty() || describes_data || field.file_name().is_some_and(|file| !file.is_empty() && file != name) {
+            if name.is_empty() || field.file_name().is_some_and(|file| !file.is_empty() && file != name) {
+                drop(field);
+                // read to its end, within its bounds: a client that still writes would not see the answer
+                while let Ok(Some(mut unwanted)) = form.next_field().await {
+                    while let Ok(Some(_)) = unwanted.chunk().await {}
+                }
                 let what = "external data in a form is not supported by the local server: insert it into a table first";
                 return Err(Fault::new(code::NOT_IMPLEMENTED, what));
             }

@@ -220,6 +220,9 @@ async fn parameters_are_bound_and_not_pasted() {
     let query = (r#"name="query""#, "SELECT {s:String} AS s, {n:UInt8} + 1 FORMAT TSVRaw");
     let reply = send(form(&[query, (r#"name="param_s""#, evil), (r#"name="param_n""#, "42")])).await;
     assert_eq!(reply.text(), format!("{evil}\t43\n"));
+    let named = (r#"name="query""#, "SELECT {out_format:String}");
+    let reply = send(form(&[named, (r#"name="param_out_format""#, "x"), (r#"name="default_format""#, "CSV")])).await;
+    assert_eq!(reply.text(), "\"x\"\n");
     let external = send(form(&[query, (r#"name="rows"; filename="rows.tsv""#, "1\n")])).await;
     assert_eq!((external.code(), external.status), ("48", StatusCode::NOT_IMPLEMENTED));
     let torn = http().post(&server.url).header("content-type", "multipart/form-data; boundary=cut").body("--cut\r\nContent-Disp");

@@ -10,10 +10,10 @@ use crate::console::{block_on, json, line, say};
 use anyhow::Context;
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
-use marketflow_contract::{Schema, topics};
+use marketflow_contract::{AvroRecord, Schema, headers, topics};
 use marketflow_engine::{Change, Tally};
-use marketflow_kafka::{Decoder, Reader, Registry, TopicPartition};
-use marketflow_model::{BarSource, Envelope, Timestamp};
+use marketflow_kafka::{DecodeError, Decoder, Reader, Registry, TopicPartition};
+use marketflow_model::{BarSource, Control, Envelope, Timestamp};
 use marketflow_runtime::Exit;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,9 +76,10 @@ struct Counted {
     /// `None`: the log's beginning is gone, so it cannot be counted.
     data: Option<u64>,
     controls: Option<u64>,
-    late: u64,
-    quarantined: u64,
-    dead_lettered: u64,
+    /// `None`: the beginning of the topic that keeps them is gone.
+    late: Option<u64>,
+    quarantined: Option<u64>,
+    dead_lettered: Option<u64>,
 }
 
 /// Trades and bars of one instrument and feed on one day.
@@ -104,11 +105,11 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     let reader = with_exit(Reader::new(&kafka))?;
 
     let tallies = tallies(&reader)?;
-    let mut set_aside = set_aside(&reader, &mut decoder, &tallies)?;
+    let (mut set_aside, whole) = set_aside(&reader, &mut decoder, &tallies)?;
     let mut accounts = Vec::new();
     for ((topic, partition), tally) in &tallies {
         let aside = set_aside.remove(&(topic.clone(), *partition)).unwrap_or_default();
-        accounts.push(account(&reader, &mut decoder, topic, *partition, tally, aside)?);
+        accounts.push(account(&reader, &mut decoder, topic, *partition, tally, (&aside, whole))?);
     }
     let midnight = |time: Timestamp| time.plus_micros(-time.micros().rem_euclid(DAY_MICROS));
     let days = args.day.map(|day| block_on(days(midnight(day)))).transpose()?.unwrap_or_default();
@@ -125,10 +126,16 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
 type Tallies = BTreeMap<(String, i32), Tally>;
 /// Offsets that were set aside, by topic and partition of origin: late, quarantined, dead-lettered.
 type SetAside = BTreeMap<(String, i32), [BTreeSet<i64>; 3]>;
+/// Whether the topics of late, quarantined and dead-lettered records still begin where they began.
+type Whole = [bool; 3];
 
-/// The last tally of every input partition, out of the processor's changelog.
+/// The last tally of every input partition, out of the processor's changelog; an empty one where it has read nothing.
 fn tallies(reader: &Reader) -> anyhow::Result<Tallies> {
     let mut tallies = Tallies::new();
+    for topic in [topics::TRADES, topics::CANDLES] {
+        let partitions = with_exit(reader.partition_count(topic))?;
+        tallies.extend((0..partitions).map(|partition| ((topic.to_owned(), partition), Tally::default())));
+    }
     for partition in 0..with_exit(reader.partition_count(topics::CHANGELOG))? {
         let place = TopicPartition::new(topics::CHANGELOG, partition);
         let (oldest, _) = with_exit(reader.range(&place))?;
@@ -138,7 +145,7 @@ fn tallies(reader: &Reader) -> anyhow::Result<Tallies> {
             match Tally::of_change(&Change { key, value: record.value().map(<[u8]>::to_vec) }) {
                 Ok(Some((source, tally))) => {
                     let topic = if source == BarSource::Candles { topics::CANDLES } else { topics::TRADES };
-                    tallies.insert((topic.to_owned(), partition), tally);
+                    tallies.insert((topic.to_owned(), partition), tally.unwrap_or_default());
                 }
                 Ok(None) => {}
                 Err(error) => problem = Some(error),
@@ -154,12 +161,14 @@ fn tallies(reader: &Reader) -> anyhow::Result<Tallies> {
 }
 
 /// Records the processor set aside, by where they came from; each once, however often it was said.
-fn set_aside(reader: &Reader, decoder: &mut Decoder, tallies: &Tallies) -> anyhow::Result<SetAside> {
+fn set_aside(reader: &Reader, decoder: &mut Decoder, tallies: &Tallies) -> anyhow::Result<(SetAside, Whole)> {
     let mut aside = SetAside::new();
+    let mut whole = [true; 3];
     for (class, topic) in [topics::LATE, topics::QUARANTINE, topics::DEAD_LETTERS].into_iter().enumerate() {
         for partition in 0..with_exit(reader.partition_count(topic))? {
             let place = TopicPartition::new(topic, partition);
             let (oldest, _) = with_exit(reader.range(&place))?;
+            whole[class] &= oldest == 0;
             let take = |record: marketflow_kafka::Record<'_>| {
                 if let Ok(envelope) = decoder.decode::<Envelope>(record.value().unwrap_or_default()) {
                     let origin = (envelope.origin_topic, envelope.origin_partition);
@@ -173,7 +182,7 @@ fn set_aside(reader: &Reader, decoder: &mut Decoder, tallies: &Tallies) -> anyho
             with_exit(reader.read_to_end(&place, oldest, STALLED_AFTER, take))?;
         }
     }
-    Ok(aside)
+    Ok((aside, whole))
 }
 
 /// Counts a partition of the log up to where the processor has come, and compares.
@@ -183,7 +192,7 @@ fn account(
     topic: &str,
     partition: i32,
     tally: &Tally,
-    aside: [BTreeSet<i64>; 3],
+    (aside, whole): (&[BTreeSet<i64>; 3], Whole),
 ) -> anyhow::Result<Account> {
     let place = TopicPartition::new(topic, partition);
     let (oldest, end) = with_exit(reader.range(&place))?;
@@ -192,23 +201,29 @@ fn account(
     bar.set_style(ProgressStyle::with_template("{prefix} {wide_bar} {human_pos}/{human_len} {eta}").expect("a fixed template"));
     bar.set_prefix(place.to_string());
     let (mut data, mut controls) = (0, 0);
+    let mut problem = None;
     let take = |record: marketflow_kafka::Record<'_>| {
         if record.offset() >= tally.next {
             return ControlFlow::Break(());
         }
-        let is_control = decoder.schema_of(record.value().unwrap_or_default()).is_ok_and(|schema| schema == Schema::Control);
-        if record.offset() >= first {
-            *(if is_control { &mut controls } else { &mut data }) += 1;
+        match is_control(&record, decoder) {
+            Ok(true) => controls += 1,
+            Ok(false) => data += 1,
+            Err(error) => problem = Some(error),
         }
         bar.inc(1);
-        ControlFlow::Continue(())
+        if problem.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     if oldest < tally.next {
         with_exit(reader.read_to_end(&place, first, STALLED_AFTER, take))?;
     }
     bar.finish_and_clear();
+    if let Some(problem) = problem {
+        return Err(problem).with_context(|| format!("cannot count {place}"));
+    }
     let is_whole = oldest <= first;
-    let [late, quarantined, dead_lettered] = aside.map(|offsets| u64::try_from(offsets.len()).unwrap_or(u64::MAX));
+    let count = |class: usize| whole[class].then(|| u64::try_from(aside[class].len()).unwrap_or(u64::MAX));
+    let (late, quarantined, dead_lettered) = (count(0), count(1), count(2));
     let counted =
         Counted { data: is_whole.then_some(data), controls: is_whole.then_some(controls), late, quarantined, dead_lettered };
     let said = Said {
@@ -222,31 +237,46 @@ fn account(
         controls: tally.controls,
     };
     let wrong = differences(&said, &counted);
-    Ok(Account { topic: topic.to_owned(), partition, said, counted, waiting: (end - tally.next).max(0), wrong })
+    let waiting = (end - tally.next.max(oldest)).max(0);
+    Ok(Account { topic: topic.to_owned(), partition, said, counted, waiting, wrong })
+}
+
+/// Whether the processor takes a record for a control: what it cannot read, or leaves to others, counts as data.
+fn is_control(record: &marketflow_kafka::Record<'_>, decoder: &mut Decoder) -> Result<bool, DecodeError> {
+    let is_for_others = record.header(headers::REDRIVE_FOR).is_some_and(|consumer| consumer != CONSUMER.as_bytes());
+    let Some(value) = record.value().filter(|_| !is_for_others) else { return Ok(false) };
+    match decoder.body(value) {
+        Ok((schema, body)) => Ok(schema == Schema::Control && Control::decode(&body).is_ok()),
+        Err(error) if error.is_retriable() => Err(error),
+        Err(_) => Ok(false),
+    }
 }
 
 fn differences(said: &Said, counted: &Counted) -> Vec<String> {
     let pairs = [
         ("received", said.received, counted.data),
         ("controls", said.controls, counted.controls),
-        ("late", said.late, Some(counted.late)),
-        ("quarantined", said.quarantined, Some(counted.quarantined)),
-        ("dead-lettered", said.dead_lettered, Some(counted.dead_lettered)),
+        ("late", said.late, counted.late),
+        ("quarantined", said.quarantined, counted.quarantined),
+        ("dead-lettered", said.dead_lettered, counted.dead_lettered),
     ];
     let wrong = pairs.into_iter().filter_map(|(name, said, counted)| Some((name, said, counted.filter(|n| *n != said)?)));
     wrong.map(|(name, said, counted)| format!("{name}: the processor says {said}, the log {counted}")).collect()
 }
 
-/// The trades of a day that count, and how many of them its bars hold, as far as bars have been published.
+/// The trades of a day that count, and how many of them its bars hold: up to where their feed has published bars of any instrument.
 async fn days(day: Timestamp) -> anyhow::Result<Vec<Day>> {
     const SQL: &str = "\
         WITH fromUnixTimestamp64Micro({from:Int64}, 'UTC') AS day_from, fromUnixTimestamp64Micro({to:Int64}, 'UTC') AS day_to, \
-        published AS (SELECT instrument, feed, max(close_time) AS through, sum(trade_count) AS in_bars, sum(volume) AS volume_in_bars \
-            FROM bars WHERE interval = '1m' AND source = 'trades' AND open_time >= day_from AND open_time < day_to GROUP BY instrument, feed) \
-        SELECT toString(t.instrument), toString(t.feed), toString(count()), toString(any(in_bars)), \
-            toString(sum(ifNull(t.size, 0))), toString(any(volume_in_bars)) \
-        FROM trades AS t INNER JOIN published AS p ON t.instrument = p.instrument AND t.feed = p.feed \
-        WHERE t.event_date = toDate(day_from) AND t.event_time < p.through GROUP BY t.instrument, t.feed ORDER BY t.instrument, t.feed";
+        feeds AS (SELECT feed, max(close_time) AS through FROM bars_log WHERE interval = '1m' GROUP BY feed), \
+        published AS (SELECT instrument, feed, sum(trade_count) AS in_bars, sum(volume) AS volume_in_bars \
+            FROM bars WHERE interval = '1m' AND source = 'trades' AND open_time >= day_from AND open_time < day_to GROUP BY instrument, feed), \
+        counted AS (SELECT t.instrument AS instrument, t.feed AS feed, count() AS trades, sum(ifNull(t.size, 0)) AS volume \
+            FROM trades AS t INNER JOIN feeds AS f ON t.feed = f.feed \
+            WHERE t.event_date = toDate(day_from) AND t.event_time < f.through GROUP BY t.instrument, t.feed) \
+        SELECT toString(c.instrument), toString(c.feed), toString(c.trades), toString(p.in_bars), toString(c.volume), toString(p.volume_in_bars) \
+        FROM counted AS c LEFT JOIN published AS p ON c.instrument = p.instrument AND c.feed = p.feed \
+        ORDER BY c.instrument, c.feed";
     let clickhouse = query::clickhouse()?;
     let parameters = [("from", day.micros().to_string()), ("to", day.plus_micros(DAY_MICROS).micros().to_string())];
     let rows = texts(&clickhouse, "compare the day's trades with its bars", SQL, &parameters).await?;
@@ -338,13 +368,13 @@ mod tests {
     #[test]
     fn what_is_counted_otherwise_is_named_and_what_cannot_be_counted_is_not() {
         let said = Said { received: 10, used: 7, late: 2, quarantined: 1, controls: 4, ..Said::default() };
-        let counted = Counted { data: Some(10), controls: Some(4), late: 2, quarantined: 1, dead_lettered: 0 };
+        let counted = Counted { data: Some(10), controls: Some(4), late: Some(2), quarantined: Some(1), dead_lettered: Some(0) };
         assert_eq!(differences(&said, &counted), Vec::<String>::new());
-        let lost = Counted { data: Some(11), late: 1, ..counted };
+        let lost = Counted { data: Some(11), late: Some(1), ..counted };
         assert_eq!(
             differences(&said, &lost),
             ["received: the processor says 10, the log 11", "late: the processor says 2, the log 1"]
         );
-        assert_eq!(differences(&said, &Counted { data: None, controls: None, ..counted }), Vec::<String>::new());
+        assert_eq!(differences(&said, &Counted { data: None, controls: None, late: None, ..counted }), Vec::<String>::new());
     }
 }

@@ -1,7 +1,8 @@
 //! `marketflow replay`: a range of the log through the same engine again, beside what was published; what differs is listed, and published as
 //! revisions on request.
 //!
-//! The log is the truth and the engine decides by it alone, so a replay differs only where the engine, its calendars or its lateness do.
+//! The log is the truth and the engine decides by it alone: read from its beginning, with the processor's own settings, a replay differs only
+//! where the engine or its calendars do.
 
 use super::connection::{self, with_exit};
 use super::query::{self, Texts, texts};
@@ -24,8 +25,8 @@ use std::time::Duration;
 const STALLED_AFTER: Duration = Duration::from_secs(30);
 const INSERT_WITHIN: Duration = Duration::from_secs(120);
 const SEND_WITHIN: Duration = Duration::from_secs(30);
-/// Records are read from so long before the range, so that ids, gaps and windows of its first bars are known.
-const BEFORE_MICROS: i64 = 2 * 3_600_000_000;
+/// Where the log's beginning is gone, the range begins so long after what is left of it at the earliest.
+const BEFORE_MICROS: i64 = 86_400_000_000;
 /// Bars whose feed has not published so much beyond them are left to the processor, which may still revise them.
 const SETTLED_AFTER_MICROS: i64 = 3_600_000_000;
 /// A hole is open at most this long: until then the processor may fill it.
@@ -38,8 +39,9 @@ const SHOWN: usize = 50;
 #[derive(clap::Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_long_help = "\
-The bars go to the table bars_shadow under the name given. A replay differs only where the engine, its calendars or the lateness do: after a new
-version, or to count trades that came too late.
+The log is read from its beginning; the bars go to the table bars_shadow under the name given. Give the processor's own bars.allowed_lateness,
+bars.intervals and bars.emit_empty: then a replay differs only after a change of the engine or its calendars. A longer lateness counts trades that
+came too late.
 
 Examples:
   marketflow replay --from 2013-11-30 --to 2013-12-01 --into check
@@ -58,7 +60,10 @@ pub struct Args {
     /// Name of the replay; what was computed under it before is replaced
     #[arg(long, value_name = "NAME", default_value = "shadow")]
     into: String,
-    /// How long a closed window takes late trades
+    /// Whether minutes of an open market without a trade make bars, as bars.emit_empty
+    #[arg(long)]
+    emit_empty: bool,
+    /// How long a closed window takes late trades, as bars.allowed_lateness
     #[arg(long, value_name = "MINUTES", default_value_t = 5)]
     allowed_lateness_minutes: u32,
     /// Lengths of bars, 1m first
@@ -80,6 +85,9 @@ enum Then {
     Swap {
         /// Name of the replay
         name: String,
+        /// Also bars with fewer trades or a worse quality than were published
+        #[arg(long)]
+        also_worse: bool,
     },
 }
 
@@ -99,6 +107,8 @@ struct Difference {
     columns: Vec<(&'static str, Option<String>, Option<String>)>,
     /// Why the processor may still publish it itself.
     unsettled: Option<&'static str>,
+    /// Fewer trades, or a worse quality.
+    is_worse: bool,
     #[serde(skip)]
     bar: Option<Bar>,
 }
@@ -122,7 +132,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
             show(&differences, args.json)?;
             Ok(if differences.is_empty() { Exit::Ok } else { Exit::CheckSaidNo })
         }
-        Some(Then::Swap { name }) => swap(&clickhouse, name, args.json),
+        Some(Then::Swap { name, also_worse }) => swap(&clickhouse, name, *also_worse, args.json),
     }
 }
 
@@ -141,6 +151,7 @@ fn compute(args: &Args, clickhouse: &ClickHouse, from: Timestamp, to: Timestamp)
     let config = Config {
         intervals: args.intervals.clone(),
         allowed_lateness_micros: i64::from(args.allowed_lateness_minutes) * 60_000_000,
+        emit_empty: args.emit_empty,
         flows: false,
         ..Config::default()
     };
@@ -177,8 +188,10 @@ fn bars_of(reader: &Reader, decoder: &mut Decoder, config: &Config, partition: i
     for (topic, source) in [(topics::TRADES, BarSource::Trades), (topics::CANDLES, BarSource::Candles)] {
         let place = TopicPartition::new(topic, partition);
         let (oldest, end) = with_exit(reader.range(&place))?;
-        let first = with_exit(reader.offset_at(&place, from.plus_micros(-BEFORE_MICROS)))?.max(oldest);
-        let progress = ProgressBar::new(u64::try_from(end - first).unwrap_or_default());
+        if oldest > 0 {
+            begins_early_enough(reader, &place, oldest, from)?;
+        }
+        let progress = ProgressBar::new(u64::try_from(end - oldest).unwrap_or_default());
         progress.set_style(
             ProgressStyle::with_template("{prefix} {wide_bar} {human_pos}/{human_len} {eta}").expect("a fixed template"),
         );
@@ -190,13 +203,29 @@ fn bars_of(reader: &Reader, decoder: &mut Decoder, config: &Config, partition: i
             problem = applied.err().map(|error| error.context(format!("{place} at {}", record.offset())));
             if problem.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        with_exit(reader.read_to_end(&place, first, STALLED_AFTER, take))?;
+        with_exit(reader.read_to_end(&place, oldest, STALLED_AFTER, take))?;
         progress.finish_and_clear();
         if let Some(problem) = problem {
             return Err(problem);
         }
     }
     Ok(bars)
+}
+
+/// What is left of a log tells nothing of holes, halts and coverage that were declared before it.
+fn begins_early_enough(reader: &Reader, place: &TopicPartition, oldest: i64, from: Timestamp) -> anyhow::Result<()> {
+    let mut begins = None;
+    let take = |record: Record<'_>| {
+        begins = record.timestamp();
+        ControlFlow::Break(())
+    };
+    with_exit(reader.read_to_end(place, oldest, STALLED_AFTER, take))?;
+    let earliest = begins.map(|begins| begins.plus_micros(BEFORE_MICROS)).filter(|earliest| from < *earliest);
+    match earliest {
+        None => Ok(()),
+        Some(earliest) => Err(anyhow!("the beginning of {place} has expired: a replay can begin at {earliest} at the earliest"))
+            .exit(Exit::Usage),
+    }
 }
 
 /// As the processor does it; what it sets aside makes no bar here either.
@@ -321,6 +350,9 @@ const COMPARED: [&str; 13] = [
     "source",
 ];
 
+/// Qualities, the better first.
+const RANKS: [&str; 6] = ["complete", "backfilled", "halted", "partial_open", "gap", "no_trades"];
+
 /// What was published and what was computed, bar by bar.
 async fn differences(clickhouse: &ClickHouse, name: &str) -> anyhow::Result<Vec<Difference>> {
     let shadow = [("name", name.to_owned())];
@@ -346,7 +378,8 @@ async fn differences(clickhouse: &ClickHouse, name: &str) -> anyhow::Result<Vec<
     let keys = "toString(instrument), toString(interval), toString(toUnixTimestamp64Micro(open_time)), toString(feed)";
     let computed = format!("SELECT {keys}{compared} FROM bars_shadow FINAL WHERE shadow = {{name:String}}");
     let published = format!(
-        "SELECT {keys}{compared}, toString(revision) FROM bars \
+        "SELECT {keys}{compared}, toString(revision), toString(append_time > (SELECT min(insert_time) FROM bars_shadow \
+             WHERE shadow = {{name:String}})) FROM bars \
          WHERE open_time >= fromUnixTimestamp64Micro({{from:Int64}}, 'UTC') AND open_time < fromUnixTimestamp64Micro({{to:Int64}}, 'UTC') \
          AND interval IN (SELECT DISTINCT interval FROM bars_shadow WHERE shadow = {{name:String}})"
     );
@@ -390,14 +423,20 @@ fn compare(
         let columns = COMPARED.iter().enumerate().map(|(at, column)| (*column, cell(known, at), cell(values, at)));
         let columns: Vec<_> = columns.filter(|(_, known, computed)| known != computed).collect();
         let (instrument, interval, open, feed) = key.clone();
+        let is_newer = known.is_some_and(|row| row[width + 1].as_deref() == Some("1"));
         let is_gap = [known, values].iter().any(|row| cell(*row, 11).as_deref() == Some("gap"));
         let close: i64 = cell(values.or(known), 0).context("a bar without its end")?.parse()?;
         let beyond = newest.get(&feed).copied().unwrap_or(i64::MAX).saturating_sub(close);
         let unsettled = match (feed.starts_with("import:"), is_gap) {
+            _ if is_newer => Some("it was published again since the replay"),
             (false, _) if beyond < SETTLED_AFTER_MICROS => Some("it is less than an hour old in its feed"),
             (false, true) if beyond < GAP_LIMIT_MICROS => Some("its hole may still be filled"),
             _ => None,
         };
+        let number = |row: Option<&Texts>, at: usize| cell(row, at).and_then(|text| text.parse::<i64>().ok());
+        let rank = |row: Option<&Texts>| cell(row, 11).and_then(|quality| RANKS.iter().position(|name| *name == quality));
+        let is_worse =
+            known.is_some() && values.is_some() && (number(values, 8) < number(known, 8) || rank(values) > rank(known));
         let revision = known.and_then(|row| row[width].as_deref()).map(str::parse::<i32>).transpose()?;
         let bar = values.map(|values| bar_of(name, key, values, revision)).transpose()?;
         let what = match (known, values) {
@@ -406,7 +445,7 @@ fn compare(
             (Some(_), None) => "gone",
         };
         let open_time = Timestamp::from_micros(open);
-        differences.push(Difference { instrument, interval, open_time, feed, what, columns, unsettled, bar });
+        differences.push(Difference { instrument, interval, open_time, feed, what, columns, unsettled, is_worse, bar });
     }
     Ok(differences)
 }
@@ -439,9 +478,10 @@ fn bar_of(name: &str, (instrument, interval, open, feed): &Key, values: &Texts, 
     })
 }
 
-fn swap(clickhouse: &ClickHouse, name: &str, as_json: bool) -> anyhow::Result<Exit> {
+fn swap(clickhouse: &ClickHouse, name: &str, also_worse: bool, as_json: bool) -> anyhow::Result<Exit> {
     let differences = block_on(differences(clickhouse, name))?;
-    let (settled, left): (Vec<_>, Vec<_>) = differences.iter().partition(|d| d.unsettled.is_none() && d.bar.is_some());
+    let is_wanted = |d: &&Difference| d.unsettled.is_none() && d.bar.is_some() && (also_worse || !d.is_worse);
+    let (settled, left): (Vec<_>, Vec<_>) = differences.iter().partition(is_wanted);
     if !settled.is_empty() {
         connection::room()?;
         let kafka = connection::kafka()?;
@@ -469,11 +509,8 @@ fn swap(clickhouse: &ClickHouse, name: &str, as_json: bool) -> anyhow::Result<Ex
         format!("봉 {}개를 수정판으로 발행했습니다. 몇 초 안에 ClickHouse 에서 조회됩니다", settled.len()),
     ));
     for difference in left.iter().filter(|difference| difference.what != "gone").take(SHOWN) {
-        let why = difference.unsettled.unwrap_or_default();
-        line(&format!(
-            "left to the processor: {} {} {}: {why}",
-            difference.instrument, difference.interval, difference.open_time
-        ));
+        let why = difference.unsettled.unwrap_or("it would lose trades or quality; --also-worse publishes it all the same");
+        line(&format!("left as it is: {} {} {}: {why}", difference.instrument, difference.interval, difference.open_time));
     }
     if gone > 0 {
         line(&say(
@@ -533,18 +570,39 @@ mod tests {
         let same = "60000000 1 2 1 2 3 5 1.66666667 4 3 0 complete trades";
         let other = "60000000 1 9 1 2 3 5 1.66666667 4 3 0 complete trades";
         let hole = "60000000 1 9 1 2 3 5 - 4 3 0 gap trades";
-        let told = |values: &str| format!("{values} 2");
+        let fewer = "60000000 1 2 1 2 3 5 1.66666667 3 3 0 complete trades";
+        let told = |values: &str| format!("{values} 2 0");
+        let since = format!("{other} 3 1");
         let published = bars(&[
             ("0", "live", &told(same)),
             ("1", "live", &told(same)),
             ("2", "live", &told(hole)),
             ("3", "live", &told(same)),
+            ("5", "live", &told(same)),
+            ("6", "live", &since),
         ]);
-        let computed = bars(&[("0", "live", same), ("1", "live", other), ("2", "live", same), ("4", "live", same)]);
+        let computed = bars(&[
+            ("0", "live", same),
+            ("1", "live", other),
+            ("2", "live", same),
+            ("4", "live", same),
+            ("5", "live", fewer),
+            ("6", "live", same),
+        ]);
         let newest = [("live".to_owned(), 60_000_000 + HOUR)].into();
         let found = compare("again", &published, &computed, &newest).unwrap();
-        let told: Vec<_> = found.iter().map(|d| (d.open_time.micros(), d.what, d.unsettled.is_some())).collect();
-        assert_eq!(told, [(1, "changed", false), (2, "changed", true), (4, "new", false), (3, "gone", false)]);
+        let told: Vec<_> = found.iter().map(|d| (d.open_time.micros(), d.what, d.unsettled.is_some(), d.is_worse)).collect();
+        assert_eq!(
+            told,
+            [
+                (1, "changed", false, false),
+                (2, "changed", true, false),
+                (4, "new", false, false),
+                (5, "changed", false, true),
+                (6, "changed", true, false),
+                (3, "gone", false, false)
+            ]
+        );
         assert_eq!(found[0].columns, [("high", Some("2".to_owned()), Some("9".to_owned()))]);
         let bar = found[0].bar.as_ref().unwrap();
         assert_eq!((bar.revision, bar.revision_reason.as_deref(), bar.high.to_string().as_str()), (3, Some("replay again"), "9"));

@@ -1,6 +1,8 @@
 //! `marketflow status`: what runs, where it answers, how much disk it uses.
 
+use super::status_watch;
 use std::path::Path;
+use std::time::Duration;
 
 use comfy_table::{Table, presets};
 use marketflow_runtime::Exit;
@@ -13,8 +15,23 @@ use crate::console::{json, line, problem, say};
 
 /// Shows what runs, where it answers and how much disk it uses
 #[derive(clap::Args, Debug)]
-#[command(after_long_help = "Exit code 0 when everything that should run is ready, else 69.")]
+#[command(after_long_help = "\
+Exit code 0 when everything that should run is ready, else 69.
+
+Examples:
+  marketflow status
+  marketflow status --watch              how fast, how far behind, how whole; again each second
+  marketflow status --watch --count 1 --json")]
 pub struct Args {
+    /// Show how it goes, again and again: rates, lag, completeness, gaps, errors
+    #[arg(long)]
+    watch: bool,
+    /// Seconds between two looks
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, requires = "watch", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    every: u64,
+    /// Look so often, then end
+    #[arg(long, value_name = "N", requires = "watch")]
+    count: Option<u64>,
     /// Print as JSON
     #[arg(long)]
     json: bool,
@@ -26,6 +43,9 @@ pub struct Args {
 /// 69 when no stack runs or a part is down.
 pub fn run(args: Args) -> anyhow::Result<Exit> {
     let home = home_folder();
+    if args.watch {
+        return status_watch::run(&home, Duration::from_secs(args.every), args.count, args.json);
+    }
     let Some((process, state)) = supervisor(&home).zip(Snapshot::read(&home)) else {
         return not_running(&home, args.json);
     };

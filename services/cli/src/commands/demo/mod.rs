@@ -8,7 +8,6 @@
 mod chart;
 mod check;
 mod latency;
-mod metrics;
 mod plan;
 mod render;
 mod rows;

@@ -3,10 +3,10 @@
 //! A part that does not answer (it may have been killed and be on its way back) keeps its last reading. Next: `render.rs`.
 
 use super::latency::Latencies;
-use super::metrics::{Rising, sum};
 use super::render::{Counts, Phase, Snapshot};
 use super::rows::Rows;
 use super::tally::Tally;
+use crate::commands::metrics::{Rising, sum};
 use anyhow::Context;
 use marketflow_model::{Bar, Interval, Timestamp};
 use marketflow_stack::{Language, Ports, Stack, State};

@@ -4,8 +4,13 @@ use std::collections::BTreeMap;
 
 /// Sum of the samples of `name` that carry this label, or of all when `label` is `None`, in Prometheus' text format.
 pub(super) fn sum(text: &str, name: &str, label: Option<(&str, &str)>) -> u64 {
+    samples(text, name, label).map(whole).sum()
+}
+
+/// The samples of `name` that carry this label, or all when `label` is `None`, in Prometheus' text format.
+pub(super) fn samples<'a>(text: &'a str, name: &'a str, label: Option<(&str, &str)>) -> impl Iterator<Item = f64> + use<'a> {
     let wanted = label.map(|(key, value)| format!("{key}=\"{value}\""));
-    let samples = text.lines().filter_map(|line| {
+    let samples = text.lines().filter_map(move |line| {
         let rest = line.strip_prefix(name)?;
         let (labels, value) = match rest.strip_prefix('{') {
             Some(inside) => inside.split_once("} ")?,
@@ -13,7 +18,7 @@ pub(super) fn sum(text: &str, name: &str, label: Option<(&str, &str)>) -> u64 {
         };
         wanted.as_ref().is_none_or(|wanted| labels.split(',').any(|label| label == wanted)).then_some(value)
     });
-    samples.filter_map(|value| value.split_whitespace().next()?.parse::<f64>().ok()).map(whole).sum()
+    samples.filter_map(|value| value.split_whitespace().next()?.parse().ok())
 }
 
 #[expect(
