@@ -1,5 +1,5 @@
 //! Throughput and cost of the whole path on a generated load: the processor alone, the sink alone, and everything at once. `processor`: its own
-//! figures (`processor.rs`).
+//! figures (`processor.rs`). `sink`: the sink beside its floors (`sink.rs`).
 //!
 //! Each run has a stack of its own. Prints medians with machine and revision and appends them to `docs/benchmarks.md`. Figures of one run of this
 //! program compare with each other; the machine is noisy, so figures of two runs hardly do.
@@ -8,6 +8,7 @@
 mod load;
 mod measure;
 mod processor;
+mod sink;
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
@@ -49,13 +50,17 @@ struct Args {
 enum What {
     /// The processor's memory, restore, processes and latency
     Processor(processor::Settings),
+    /// The sink beside its floors and ClickHouse's own Kafka engine
+    Sink(sink::Settings),
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    if let Some(What::Processor(settings)) = &args.what {
-        return append(&args, &processor::measure(settings).await?);
+    match &args.what {
+        Some(What::Processor(settings)) => return append(&args, &processor::measure(settings).await?),
+        Some(What::Sink(settings)) => return append(&args, &sink::measure(settings, args.dry_run).await?),
+        None => {}
     }
     ensure!(args.runs > 0 && args.instruments > 0 && args.trades > 0, "nothing to measure");
     let mut figures = [Vec::new(), Vec::new(), Vec::new()];

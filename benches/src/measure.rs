@@ -82,8 +82,9 @@ impl fmt::Display for Figures {
     }
 }
 
+/// User and system time of a process so far.
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("the process runs")?;
     // the second field, the program's name, may hold blanks; user and system ticks are the 12th and 13th after it
     let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
@@ -93,7 +94,8 @@ fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     Ok((ticks(11)? + ticks(12)?) as f64 / per_second as f64)
 }
 
-fn peak_rss_bytes(pid: u32) -> anyhow::Result<u64> {
+/// Most memory a process ever had at once.
+pub(crate) fn peak_rss_bytes(pid: u32) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process runs")?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).context("a peak")?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().context("a number of KiB")?;

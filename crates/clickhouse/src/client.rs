@@ -108,13 +108,13 @@ impl ClickHouse {
         Ok(found.into_iter().map(|column| (column.name, column.r#type)).collect())
     }
 
-    /// Inserts one block, once: as long as an earlier try is remembered, the same token and bytes do nothing. Returns when the rows are
+    /// Inserts one block, once: as long as an earlier try is remembered, the same token and rows do nothing. Returns when the rows are
     /// readable.
     ///
     /// # Errors
     /// See [`Error::disposition`]; after `Retry` it may have been done: repeat the same [`Insert`].
     pub async fn insert(&self, insert: &Insert, timeout: Duration) -> Result<(), Error> {
-        let sql = format!("INSERT INTO {} FORMAT RowBinaryWithNamesAndTypes", insert.table());
+        let sql = insert.sql();
         let settings = [
             ("insert_deduplicate", "1"),
             ("insert_deduplication_token", insert.token()),
@@ -124,6 +124,9 @@ impl ClickHouse {
             ("min_insert_block_size_rows", "1048576"),
             ("min_insert_block_size_bytes", "268435456"),
             ("max_partitions_per_insert_block", "1"),
+            // rows of a block have different offsets: there is nothing to merge yet
+            ("optimize_on_insert", "0"),
+            ("input_format_native_allow_types_conversion", "0"),
             ("deduplicate_blocks_in_dependent_materialized_views", "1"),
             ("wait_end_of_query", "1"),
         ];
@@ -131,9 +134,7 @@ impl ClickHouse {
         let mut request =
             settings.into_iter().fold(client.insert_formatted_with(sql), |r, (key, value)| r.with_setting(key, value));
         let send = async {
-            for chunk in insert.chunks() {
-                request.send(chunk).await?;
-            }
+            request.send(insert.body()).await?;
             request.end().await
         };
         within(&format!("insert {} rows into {}", insert.rows(), insert.table()), timeout, send).await

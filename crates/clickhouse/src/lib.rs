@@ -5,14 +5,14 @@
 //!
 //! Next: `schemas/clickhouse/001_trades.sql`.
 
+mod block;
 mod client;
 mod config;
 mod error;
-mod insert;
 pub mod migrations;
 mod sessions;
 
+pub use block::{Column, Columns, Insert, RowWriter};
 pub use client::ClickHouse;
 pub use config::ClickHouseConfig;
 pub use error::{Disposition, Error};
-pub use insert::{Column, Insert, RowWriter, header};

@@ -37,6 +37,7 @@ migrations! {
     "012_views.sql",
     "013_signals_news_reference.sql",
     "014_shadow.sql",
+    "015_audit_and_decisions.sql",
 }
 
 const HISTORY: &str = "CREATE TABLE IF NOT EXISTS schema_migrations \

@@ -2,7 +2,7 @@
 //!
 //! Next: `schemas/clickhouse/011_bars.sql`.
 
-use crate::{ClickHouse, Column, Error, Insert, RowWriter, header};
+use crate::{ClickHouse, Column, Columns, Error, Insert, RowWriter};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use marketflow_model::{Calendar, Session, SessionKind, Timestamp};
@@ -28,33 +28,31 @@ const COLUMNS: &[Column] = &[
 /// # Errors
 /// ClickHouse's.
 pub(crate) async fn load(clickhouse: &ClickHouse) -> Result<usize, Error> {
-    let rows: Vec<Vec<u8>> = Calendar::all().iter().flat_map(rows_of).collect();
-    let checksum = rows.iter().fold(Sha256::new(), |hash, row| hash.chain_update(row)).finalize();
-    let checksum = hex::encode(checksum);
+    let checksum = hex::encode(Sha256::digest(insert("", String::new()).body()));
     let last = "SELECT argMax(checksum, loaded_at) FROM sessions_log";
     if clickhouse.text("read which sessions were loaded", last, "TabSeparated").await?.trim() == checksum {
         return Ok(0);
     }
-    let mut body = Vec::new();
-    for row in &rows {
-        body.extend_from_slice(row);
-        RowWriter(&mut body).string(&checksum);
-    }
-    let insert = Insert::new("sessions_log", format!("sessions|{checksum}"), header(COLUMNS), body.into(), rows.len());
+    let insert = insert(&checksum, format!("sessions|{checksum}"));
     clickhouse.insert(&insert, INSERT_WITHIN).await?;
-    tracing::info!(sessions = rows.len(), "loaded the trading sessions");
-    Ok(rows.len())
+    tracing::info!(sessions = insert.rows(), "loaded the trading sessions");
+    Ok(insert.rows())
 }
 
-/// A calendar's sessions as rows without the checksum; a market that never closes has none.
-fn rows_of(calendar: &Calendar) -> Vec<Vec<u8>> {
-    let Some((from, to)) = calendar.covers() else { return Vec::new() };
-    calendar.sessions(from, to).iter().map(|session| row_of(calendar, session)).collect()
+/// The sessions of every calendar; a market that never closes has none.
+fn insert(checksum: &str, token: String) -> Insert {
+    let mut columns = Columns::new(COLUMNS);
+    for calendar in Calendar::all() {
+        let Some((from, to)) = calendar.covers() else { continue };
+        for session in calendar.sessions(from, to) {
+            columns.append(|row| write(calendar, &session, checksum, row));
+        }
+    }
+    let rows: Vec<u32> = (0..).take(columns.rows()).collect();
+    Insert::new("sessions_log", token, &columns, &rows)
 }
 
-fn row_of(calendar: &Calendar, session: &Session) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut row = RowWriter(&mut bytes);
+fn write(calendar: &Calendar, session: &Session, checksum: &str, row: &mut RowWriter<'_>) {
     row.string(calendar.name());
     row.string(kind(session.kind));
     row.int32(days(session.date));
@@ -63,7 +61,7 @@ fn row_of(calendar: &Calendar, session: &Session) -> Vec<u8> {
     row.micros(session.last_minute_close());
     row.nullable(session.auction, RowWriter::micros);
     row.int32(i32::try_from(session.expected_slots().count()).unwrap_or(i32::MAX));
-    bytes
+    row.string(checksum);
 }
 
 const fn kind(kind: SessionKind) -> &'static str {
@@ -94,17 +92,23 @@ mod tests {
         let krx = Calendar::of_venue("KRX");
         let date = jiff::civil::date(2026, 11, 20);
         let regular = krx.sessions(date, date).into_iter().find(|session| session.kind == SessionKind::Regular).unwrap();
+        let mut columns = Columns::new(COLUMNS);
+        columns.append(|row| write(krx, &regular, "c", row));
+        let body = Insert::new("t", String::new(), &columns, &[0]).body();
         let at = |text: &str| Timestamp::parse(text).unwrap().micros().to_le_bytes();
-        let mut expected = Vec::new();
-        expected.extend(b"\x03krx\x07regular");
-        expected.extend(20_777i32.to_le_bytes());
-        expected.extend(20_777i32.to_le_bytes());
-        expected.extend(at("2026-11-20T00:00:00Z"));
-        expected.extend(at("2026-11-20T06:31:00Z"));
-        expected.push(0);
-        expected.extend(at("2026-11-20T06:20:00Z"));
-        expected.extend(381i32.to_le_bytes());
-        assert_eq!(row_of(krx, &regular), expected);
+        let mut of_auction = vec![0];
+        of_auction.extend(at("2026-11-20T06:20:00Z"));
+        let values: [(&str, &str, &[u8]); 5] = [
+            ("date", "Date32", &20_777i32.to_le_bytes()),
+            ("open_time", "DateTime64(6, 'UTC')", &at("2026-11-20T00:00:00Z")),
+            ("close_time", "DateTime64(6, 'UTC')", &at("2026-11-20T06:31:00Z")),
+            ("auction_time", "Nullable(DateTime64(6, 'UTC'))", &of_auction),
+            ("expected_slots", "Int32", &381i32.to_le_bytes()),
+        ];
+        for (name, kind, value) in values {
+            let expected = [name.as_bytes(), &[u8::try_from(kind.len()).unwrap()], kind.as_bytes(), value].concat();
+            assert!(body.windows(expected.len()).any(|window| window == expected), "{name}");
+        }
     }
 
     #[test]
@@ -112,6 +116,6 @@ mod tests {
         let fx = Calendar::of_venue("FX");
         let week = fx.sessions(jiff::civil::date(2026, 11, 15), jiff::civil::date(2026, 11, 15));
         assert_eq!(local_date(week[0].close.plus_micros(-1), fx.zone()), jiff::civil::date(2026, 11, 20));
-        assert!(rows_of(Calendar::of_venue("BITSTAMP")).is_empty());
+        assert!(Calendar::of_venue("BITSTAMP").covers().is_none());
     }
 }

@@ -44,7 +44,7 @@ symbols! {
     FeedState: Unknown, Up, Down;
     Quality: Unknown, Complete, Backfilled, Halted, PartialOpen, Gap, NoTrades;
     BarSource: Unknown, Trades, Candles;
-    EnvelopeClass: Unknown, Late, Quarantine, Undecodable, Refused;
+    EnvelopeClass: Unknown, Late, Quarantine, Undecodable, Refused, Redriven, Discarded;
     InvestorClass: Unknown, Foreign, Institution, Individual, OtherCorporation, Total;
 }
 

@@ -539,6 +539,8 @@ fn envelopes() -> impl Strategy<Value = Envelope> {
         EnvelopeClass::Quarantine,
         EnvelopeClass::Undecodable,
         EnvelopeClass::Refused,
+        EnvelopeClass::Redriven,
+        EnvelopeClass::Discarded,
     ]);
     let bytes = || vec(any::<u8>(), 0..300);
     let origin = (texts(), any::<i32>(), longs(), times());

@@ -125,6 +125,15 @@ impl TransactionalProducer {
                     .map_err(|source| Error::Transaction { doing: doing.to_owned(), source })
             })?;
         }
+        self.commit_records()
+    }
+
+    /// As [`TransactionalProducer::commit`] for a transaction without input.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn commit_records(&self) -> Result<(), Error> {
+        self.wait_for_deliveries();
         fail_point("before-commit");
         self.retrying("commit the transaction", Disposition::Fatal, || self.inner.commit_transaction(ONE_CALL))?;
         self.open.set(false);

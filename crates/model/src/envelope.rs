@@ -18,6 +18,17 @@ pub enum EnvelopeClass {
     Undecodable,
     /// Readable, but refused by a later stage (overflow, refused by the database …).
     Refused,
+    /// No reason but a decision about a record set aside earlier: it was written to its origin again.
+    Redriven,
+    /// The other decision: it is left as it is.
+    Discarded,
+}
+
+impl EnvelopeClass {
+    /// Whether it is what a person decided, and no reason.
+    pub fn is_decision(self) -> bool {
+        matches!(self, Self::Redriven | Self::Discarded)
+    }
 }
 
 /// One record set aside, with where it came from. Key on the topic: `topic/partition/offset` of the origin.

@@ -132,7 +132,11 @@ fn set_aside(record: &Record<'_>, class: EnvelopeClass, reason: &str, outputs: &
             outputs.quarantine(&envelope);
             Verdict::Quarantined
         }
-        EnvelopeClass::Unknown | EnvelopeClass::Undecodable | EnvelopeClass::Refused => {
+        EnvelopeClass::Unknown
+        | EnvelopeClass::Undecodable
+        | EnvelopeClass::Refused
+        | EnvelopeClass::Redriven
+        | EnvelopeClass::Discarded => {
             outputs.trade("dead_lettered");
             outputs.dead_letter(&envelope);
             Verdict::DeadLettered

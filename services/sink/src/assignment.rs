@@ -1,6 +1,6 @@
 //! Where a newly assigned partition begins: the rows in ClickHouse decide, the committed offset is a hint.
 
-use crate::batch::Stream;
+use crate::batch::{Marks, Stream};
 use crate::config::Accepted;
 use crate::error::stop;
 use crate::tables::Table;
@@ -19,8 +19,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// What is known of a partition before its first record is taken.
 pub(crate) struct Prepared {
     pub(crate) stream: Stream,
-    /// Highest offset landed, by table partition; rows at or below it are there already.
-    pub(crate) marks: BTreeMap<u32, i64>,
+    pub(crate) marks: Marks,
     /// Oldest offset in the log.
     pub(crate) low: i64,
     /// Whether the tables hold nothing of this stream, not even the note that it was begun.
@@ -124,13 +123,7 @@ impl Assignment {
         Ok(true)
     }
 
-    async fn marks(
-        &self,
-        table: &Table,
-        topic: &str,
-        epoch: &str,
-        partitions: &[i32],
-    ) -> anyhow::Result<BTreeMap<i32, BTreeMap<u32, i64>>> {
+    async fn marks(&self, table: &Table, topic: &str, epoch: &str, partitions: &[i32]) -> anyhow::Result<BTreeMap<i32, Marks>> {
         #[derive(Row, Deserialize)]
         struct Mark {
             partition: i32,
@@ -147,7 +140,7 @@ impl Assignment {
             table.name
         );
         let query = self.clickhouse.query(&sql).bind(epoch).bind(topic).bind(partitions);
-        let mut marks: BTreeMap<i32, BTreeMap<u32, i64>> = BTreeMap::new();
+        let mut marks: BTreeMap<i32, Marks> = BTreeMap::new();
         for mark in self.clickhouse.rows::<Mark>(&format!("read the marks of {topic} in {}", table.name), query).await? {
             marks.entry(mark.partition).or_default().insert(mark.table_partition, mark.offset);
         }

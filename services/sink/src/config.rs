@@ -26,6 +26,8 @@ pub struct Config {
     pub batch: BatchLimits,
     /// How inserts are tried.
     pub insert: Tries,
+    /// Asking ClickHouse whether the rows are there.
+    pub audit: Audit,
     /// What is accepted of a stream that is not as it was.
     pub stream: Accepted,
     /// The admin port.
@@ -58,6 +60,9 @@ pub struct BatchLimits {
     /// Age of a batch's first record in our hands.
     #[serde(with = "humantime_serde")]
     pub max_age: Duration,
+    /// The same while we are behind.
+    #[serde(with = "humantime_serde")]
+    pub max_age_behind: Duration,
 }
 
 /// Section `[insert]`.
@@ -73,6 +78,15 @@ pub struct Tries {
     /// Longest pause.
     #[serde(with = "humantime_serde")]
     pub retry_max: Duration,
+}
+
+/// Section `[audit]`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Audit {
+    /// From one to the next.
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
 }
 
 /// Section `[stream]`.

@@ -1,6 +1,6 @@
 //! A batch on its way into its table: the same bytes again until the answer is known, the bad row found and set aside.
 
-use crate::batch::{Batch, Block, Stream};
+use crate::batch::{Batch, Stream};
 use crate::config::Tries;
 use crate::dead_letters::DeadLetters;
 use crate::metrics::Metrics;
@@ -26,16 +26,14 @@ pub(crate) struct Landing {
 }
 
 impl Landing {
-    /// Inserts a batch, block after block. When this returns, its offset may be committed.
-    pub(crate) async fn land(&self, stream: &Stream, batch: Batch) -> anyhow::Result<()> {
-        let header = stream.table.header();
-        let mut set_aside = batch.set_aside;
-        for (table_partition, gathering) in batch.blocks {
-            let block = Block::new(table_partition, gathering);
+    /// Inserts a batch, block after block. When this returns, its offset may be committed; says how many rows are there.
+    pub(crate) async fn land(&self, stream: &Stream, batch: Batch) -> anyhow::Result<u64> {
+        let mut refused = 0;
+        for block in batch.blocks.into_values() {
             // depth first, left before right: rows land in offset order, and no mark passes a row that is not settled
             let mut open = vec![block.all()];
             while let Some(rows) = open.pop() {
-                let insert = block.insert(stream, &header, &rows);
+                let insert = block.insert(stream, &rows);
                 let Err(refusal) = self.insert(&insert).await else { continue };
                 if refusal.disposition() != Disposition::DeadLetter {
                     return Err(anyhow::Error::new(refusal));
@@ -50,7 +48,7 @@ impl Landing {
                         "row refused"
                     );
                     self.set_aside(stream, block.offset(rows.start), reason).await?;
-                    set_aside += 1;
+                    refused += 1;
                 } else {
                     let middle = rows.start + rows.len() / 2;
                     open.push(middle..rows.end);
@@ -58,7 +56,7 @@ impl Landing {
                 }
             }
         }
-        if set_aside > 0 {
+        if batch.set_aside + refused > 0 {
             let dead_letters = self.dead_letters.clone();
             tokio::task::spawn_blocking(move || dead_letters.confirm()).await??;
         }
@@ -70,7 +68,7 @@ impl Landing {
                 .with_label_values(&[stream.table.name])
                 .observe(now_ms.saturating_sub(appended).as_secs_f64());
         }
-        Ok(())
+        Ok(batch.rows as u64 + batch.landed - refused)
     }
 
     /// Tries until the answer is known: `Ok` when the rows are readable, an error that is not `Retry` otherwise.

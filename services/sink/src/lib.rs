@@ -6,6 +6,7 @@
 //! Next: `sink.rs`.
 
 mod assignment;
+mod audit;
 mod batch;
 mod config;
 mod dead_letters;

@@ -11,6 +11,10 @@ const APPEND_TO_ROW: &str = "marketflow_append_to_row_seconds";
 const LAG: &str = "marketflow_consumer_lag_records";
 const IN_FLIGHT: &str = "marketflow_batches_in_flight";
 const COMMIT_FAILURES: &str = "marketflow_offset_commit_failures_total";
+const AUDIT_ROWS: &str = "marketflow_audit_rows";
+const AUDIT_DUPLICATES: &str = "marketflow_audit_duplicate_rows";
+const AUDIT_MISSING: &str = "marketflow_audit_missing_rows";
+const AUDIT_TIME: &str = "marketflow_audit_timestamp_seconds";
 
 /// What the sink counts.
 #[derive(Clone)]
@@ -23,6 +27,9 @@ pub(crate) struct Metrics {
     pub(crate) lag: IntGaugeVec,
     pub(crate) in_flight: IntGauge,
     pub(crate) commit_failures: IntCounterVec,
+    /// Rows, duplicates, missing rows.
+    pub(crate) audited: [IntGaugeVec; 3],
+    pub(crate) audit_time: IntGauge,
 }
 
 impl Metrics {
@@ -52,6 +59,13 @@ impl Metrics {
             lag: registry.gauge_vec(LAG, "committed records not yet landed", &["topic", "partition"]),
             in_flight: registry.gauge(IN_FLIGHT, "batches being inserted"),
             commit_failures: registry.counter_vec(COMMIT_FAILURES, "offset commits refused; repeated later", &["reason"]),
+            audited: [
+                (AUDIT_ROWS, "rows ClickHouse has of what this sink landed in the last ten minutes, repeats counted"),
+                (AUDIT_DUPLICATES, "how many of them repeat an offset: views show one, merges remove the others"),
+                (AUDIT_MISSING, "rows this sink landed in the last ten minutes that ClickHouse does not have: 0 unless something took them"),
+            ]
+            .map(|(name, help)| registry.gauge_vec(name, help, &["topic", "partition"])),
+            audit_time: registry.gauge(AUDIT_TIME, "when ClickHouse was last asked for these rows"),
         }
     }
 }

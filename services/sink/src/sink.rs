@@ -3,25 +3,28 @@
 //! Next: `assignment.rs`.
 
 use crate::assignment::{Assignment, Epochs, Prepared, epochs};
-use crate::batch::{Batch, Stream};
+use crate::audit::{Expected, History, audit};
+use crate::batch::{Batch, Marks, Stream};
 use crate::config::{BatchLimits, Config};
 use crate::dead_letters::{CONSUMER, DeadLetters};
 use crate::error::stop;
 use crate::landing::Landing;
 use crate::metrics::Metrics;
-use crate::tables::{Place, Refused, Table, table_for};
+use crate::tables::{Place, Refused, Table, Taken, table_for};
 use anyhow::{Context, bail};
 use marketflow_clickhouse::{ClickHouse, migrations};
-use marketflow_contract::{headers, topics};
+use marketflow_contract::{Schema, headers, topics};
 use marketflow_kafka::{
-    Consumer, Decoder, Disposition, GroupSettings, KafkaConfig, Rebalance, Record, Registry, TopicPartition, admin,
+    Consumer, DecodeError, Decoder, Disposition, GroupSettings, KafkaConfig, Rebalance, Record, Registry, Run, TopicPartition,
+    admin,
 };
 use marketflow_model::{EnvelopeClass, Timestamp};
 use marketflow_runtime::Stop;
 use std::collections::{BTreeMap, btree_map};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 
 const POLL: Duration = Duration::from_millis(50);
@@ -29,6 +32,10 @@ const POLL_RECORDS: usize = 20_000;
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 const LAG_EVERY: Duration = Duration::from_secs(5);
 const EPOCHS_EVERY: Duration = Duration::from_secs(60);
+/// A batch whose newest record was appended so long ago is behind: it may grow, if there is more to read.
+const BEHIND: Duration = Duration::from_secs(2);
+/// How long reading waits for a full batch before its partition is paused.
+const PAUSE_AFTER: Duration = Duration::from_secs(1);
 /// Pause before a value is decoded again whose schema the registry could not be asked for.
 const DECODE_AGAIN: Duration = Duration::from_millis(500);
 
@@ -43,18 +50,19 @@ struct Lane {
     /// Told apart from an earlier assignment of the same partition.
     generation: u64,
     stream: Stream,
-    marks: BTreeMap<u32, i64>,
+    marks: Marks,
     gathering: Option<Batch>,
     in_flight: bool,
     paused: bool,
     /// Next offset whose record has not landed yet.
     landed: Option<i64>,
+    history: History,
 }
 
 /// What comes back from the tasks beside the loop.
 enum News {
     Prepared { generation: u64, result: anyhow::Result<Vec<Prepared>> },
-    Landed { generation: u64, of: TopicPartition, next_offset: i64, result: anyhow::Result<()> },
+    Landed { generation: u64, of: TopicPartition, offsets: Range<i64>, result: anyhow::Result<u64> },
     Epochs(Epochs),
 }
 
@@ -70,11 +78,16 @@ struct Work {
     generation: u64,
     lanes: BTreeMap<TopicPartition, Lane>,
     to_commit: BTreeMap<TopicPartition, i64>,
+    /// Since when a full batch waits for the one before it, and nothing is read.
+    held_up: Option<Instant>,
+    /// Whether the last poll took all there was.
+    drained: bool,
     send: Sender<News>,
     receive: Receiver<News>,
-    row: Vec<u8>,
     lag_read: Instant,
     epochs_asked: Instant,
+    audited: Instant,
+    audit_every: Duration,
 }
 
 impl Sink {
@@ -124,11 +137,14 @@ impl Sink {
             generation: 0,
             lanes: BTreeMap::new(),
             to_commit: BTreeMap::new(),
+            held_up: None,
+            drained: true,
             send,
             receive,
-            row: Vec::new(),
             lag_read: Instant::now(),
             epochs_asked: Instant::now(),
+            audited: Instant::now(),
+            audit_every: config.audit.every,
         };
         Ok(Self { consumer, work })
     }
@@ -140,20 +156,78 @@ impl Sink {
     pub fn run(self, until: &Stop) -> anyhow::Result<()> {
         let Self { consumer, mut work } = self;
         while !until.requested() {
-            let batch = consumer.poll_batch(POLL, POLL_RECORDS)?;
-            for event in &batch.rebalances {
-                work.on_rebalance(event);
+            let held_up = work.held_up.is_some();
+            if !held_up {
+                let batch = consumer.poll_batch(POLL, POLL_RECORDS)?;
+                for event in &batch.rebalances {
+                    work.on_rebalance(event);
+                }
+                for run in batch.runs() {
+                    work.take(&run)?;
+                }
+                work.drained = batch.len() < POLL_RECORDS;
             }
-            for record in batch.records() {
-                work.take(&record)?;
-            }
-            drop(batch);
-            work.on_news(&consumer)?;
+            work.on_news(&consumer, if held_up { POLL } else { Duration::ZERO })?;
             work.start_landings(&consumer, false)?;
             work.commit(&consumer)?;
             work.look_around(&consumer);
         }
         work.drain(&consumer)
+    }
+}
+
+/// What became of a record.
+enum Outcome {
+    Taken,
+    /// No row is made of it, for this reason.
+    Passed(&'static str),
+    Refused(Refused),
+}
+
+impl Lane {
+    fn take(&mut self, decoder: &mut Decoder, record: &Record<'_>) -> anyhow::Result<Outcome> {
+        let Self { stream, marks, gathering, .. } = self;
+        let offset = record.offset();
+        let batch = gathering.get_or_insert_with(|| Batch::new(stream.table, offset));
+        batch.next_offset = offset + 1;
+        if record.header(headers::REDRIVE_FOR).is_some_and(|consumer| consumer != CONSUMER.as_bytes()) {
+            return Ok(Outcome::Passed("not_selected"));
+        }
+        let Some(value) = record.value() else { return Ok(Outcome::Passed("tombstone")) };
+        let place = Place {
+            epoch: &stream.epoch,
+            topic: &stream.topic,
+            partition: stream.partition,
+            offset,
+            append_time: record.timestamp().unwrap_or(Timestamp::from_micros(0)),
+        };
+        let refused = loop {
+            match decoder.body(value) {
+                Ok((schema, body)) if schema == stream.table.schema => {
+                    break match stream.table.append(&body, &place, marks, batch) {
+                        Ok(Taken::Row) => return Ok(Outcome::Taken),
+                        Ok(Taken::Landed) => {
+                            batch.landed += 1;
+                            return Ok(Outcome::Passed("landed"));
+                        }
+                        Err(refused) => refused,
+                    };
+                }
+                // controls beside data; their copies for tables are on a topic of their own
+                Ok((Schema::Control, _)) => return Ok(Outcome::Passed("control")),
+                Ok((found, _)) => {
+                    let wanted = stream.table.schema.record_name();
+                    break Refused::Decode(DecodeError::OtherRecord { found: found.record_name(), wanted });
+                }
+                Err(problem) if problem.is_retriable() => {
+                    tracing::warn!(topic = &*stream.topic, offset, error = %problem, "waiting for the schema registry");
+                    std::thread::sleep(DECODE_AGAIN);
+                }
+                Err(problem) => break Refused::Decode(problem),
+            }
+        };
+        batch.set_aside += 1;
+        Ok(Outcome::Refused(refused))
     }
 }
 
@@ -205,83 +279,52 @@ impl Work {
         }
     }
 
-    /// One record → its row in the batch of its lane, or counted.
-    fn take(&mut self, record: &Record<'_>) -> anyhow::Result<()> {
-        let (topic, offset) = (record.topic(), record.offset());
-        self.metrics.consumed.with_label_values(&[topic]).inc();
-        let of = TopicPartition::new(topic, record.partition());
-        let Some(lane) = self.lanes.get_mut(&of) else { bail!("a record of {of} came before its partition was prepared") };
-        let batch = lane.gathering.get_or_insert_with(|| Batch::new(offset));
-        batch.next_offset = offset + 1;
-
-        let discarded = |reason: &str| self.metrics.discarded.with_label_values(&[topic, reason]).inc();
-        if record.header(headers::REDRIVE_FOR).is_some_and(|consumer| consumer != CONSUMER.as_bytes()) {
-            discarded("not_selected");
-            return Ok(());
-        }
-        let Some(value) = record.value() else {
-            discarded("tombstone");
-            return Ok(());
-        };
-        let append_time = record.timestamp().unwrap_or(Timestamp::from_micros(0));
-        let place =
-            Place { epoch: &lane.stream.epoch, topic: &lane.stream.topic, partition: lane.stream.partition, offset, append_time };
-        self.row.clear();
-        let refused = loop {
-            let table = lane.stream.table;
-            match self.decoder.schema_of(value) {
-                // controls beside data; their copies for tables are on a topic of their own
-                Ok(schema) if schema == marketflow_contract::Schema::Control && schema != table.schema => {
-                    discarded("control");
-                    return Ok(());
-                }
-                Ok(_) => {}
-                Err(problem) if !problem.is_retriable() => break Refused::Decode(problem),
-                Err(problem) => {
-                    tracing::warn!(%of, offset, error = %problem, "waiting for the schema registry");
-                    std::thread::sleep(DECODE_AGAIN);
+    /// The records of one partition → rows in the batch of its lane, or counted.
+    fn take(&mut self, run: &Run<'_>) -> anyhow::Result<()> {
+        let Self { lanes, decoder, landing, metrics, .. } = self;
+        let of = TopicPartition::new(run.topic(), run.partition());
+        let Some(lane) = lanes.get_mut(&of) else { bail!("records of {of} came before their partition was prepared") };
+        let mut consumed = 0;
+        let discarded = |reason: &str| metrics.discarded.with_label_values(&[&*of.topic, reason]).inc();
+        for record in run.records() {
+            consumed += 1;
+            let (class, label, reason) = match lane.take(decoder, &record)? {
+                Outcome::Taken => continue,
+                Outcome::Passed(reason) => {
+                    discarded(reason);
                     continue;
                 }
-            }
-            match table.write(&mut self.decoder, value, &place, &mut self.row) {
-                Ok(table_partition) => {
-                    if lane.marks.get(&table_partition).is_some_and(|mark| offset <= *mark) {
-                        discarded("landed");
-                    } else {
-                        batch.push(table_partition, offset, &self.row);
-                        batch.last_append = append_time;
-                    }
-                    return Ok(());
-                }
-                Err(refused) => break refused,
-            }
-        };
-        let (class, label, reason) = match refused {
-            Refused::Decode(problem) => (EnvelopeClass::Undecodable, "undecodable", problem.to_string()),
-            Refused::OutOfRange(reason) => (EnvelopeClass::Refused, "refused", reason),
-        };
-        discarded(label);
-        tracing::warn!(%of, offset, reason, "set aside");
-        batch.set_aside += 1;
-        self.landing.dead_letters.send(class, reason, record)
+                Outcome::Refused(Refused::Decode(problem)) => (EnvelopeClass::Undecodable, "undecodable", problem.to_string()),
+                Outcome::Refused(Refused::OutOfRange(reason)) => (EnvelopeClass::Refused, "refused", reason),
+            };
+            discarded(label);
+            tracing::warn!(%of, offset = record.offset(), reason, "set aside");
+            landing.dead_letters.send(class, reason, &record)?;
+        }
+        metrics.consumed.with_label_values(&[&*of.topic]).inc_by(consumed);
+        Ok(())
     }
 
-    fn on_news(&mut self, consumer: &Consumer) -> anyhow::Result<()> {
-        while let Ok(news) = self.receive.try_recv() {
+    /// Acts on what the tasks say; waits for the first as long as it may.
+    fn on_news(&mut self, consumer: &Consumer, mut wait: Duration) -> anyhow::Result<()> {
+        while let Ok(news) = self.receive.recv_timeout(wait) {
+            wait = Duration::ZERO;
             match news {
                 News::Prepared { generation, result } => {
                     if generation == self.generation {
                         self.begin_lanes(consumer, generation, result?)?;
                     }
                 }
-                News::Landed { generation, of, next_offset, result } => {
+                News::Landed { generation, of, offsets, result } => {
                     self.metrics.in_flight.dec();
                     let btree_map::Entry::Occupied(mut lane) = self.lanes.entry(of.clone()) else { continue };
                     if lane.get().generation == generation {
-                        result.with_context(|| format!("landing {of} up to {next_offset}"))?;
-                        lane.get_mut().in_flight = false;
-                        lane.get_mut().landed = Some(next_offset);
-                        self.to_commit.insert(of, next_offset);
+                        let rows = result.with_context(|| format!("landing {of} from {} to {}", offsets.start, offsets.end))?;
+                        let lane = lane.get_mut();
+                        lane.in_flight = false;
+                        lane.landed = Some(offsets.end);
+                        lane.history.push(offsets.start, offsets.end, rows);
+                        self.to_commit.insert(of, offsets.end);
                     }
                 }
                 News::Epochs(now) => {
@@ -330,6 +373,7 @@ impl Work {
                 in_flight: false,
                 paused: false,
                 landed: committed.get(&of).copied(),
+                history: History::default(),
             };
             self.lanes.insert(of, lane);
         }
@@ -338,19 +382,27 @@ impl Work {
         Ok(())
     }
 
-    /// Full or old batches begin to land, one per lane at a time; a lane whose next batch is full while one is in flight waits.
+    /// Full or old batches begin to land, one per lane at a time. A lane whose next batch is full while one is in flight holds reading up for a
+    /// moment, which costs nothing; after that it is paused, which throws away what was fetched ahead.
     fn start_landings(&mut self, consumer: &Consumer, all: bool) -> anyhow::Result<()> {
+        let pause = self.held_up.is_some_and(|since| since.elapsed() >= PAUSE_AFTER);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut held_up = false;
         for (of, lane) in &mut self.lanes {
             let Some(batch) = &lane.gathering else { continue };
             let full = batch.rows >= self.limits.max_rows || batch.bytes >= self.limits.max_bytes;
             if lane.in_flight {
-                if full && !lane.paused {
+                if full && pause && !lane.paused {
                     consumer.pause(std::slice::from_ref(of))?;
                     lane.paused = true;
                 }
+                held_up |= full && !lane.paused;
                 continue;
             }
-            if !(full || all || batch.begun.elapsed() >= self.limits.max_age) {
+            let appended = Duration::from_micros(u64::try_from(batch.last_append.micros()).unwrap_or(0));
+            let behind = !self.drained && batch.rows > 0 && now.saturating_sub(appended) > BEHIND;
+            let max_age = if behind { self.limits.max_age_behind } else { self.limits.max_age };
+            if !(full || all || batch.begun.elapsed() >= max_age) {
                 continue;
             }
             let Some(batch) = lane.gathering.take() else { continue };
@@ -361,12 +413,13 @@ impl Work {
             lane.in_flight = true;
             self.metrics.in_flight.inc();
             let (landing, stream, send) = (self.landing.clone(), lane.stream.clone(), self.send.clone());
-            let (generation, of, next_offset) = (lane.generation, of.clone(), batch.next_offset);
+            let (generation, of, offsets) = (lane.generation, of.clone(), batch.first_offset..batch.next_offset);
             self.runtime.spawn(async move {
                 let result = landing.land(&stream, batch).await;
-                tell(&send, News::Landed { generation, of, next_offset, result });
+                tell(&send, News::Landed { generation, of, offsets, result });
             });
         }
+        self.held_up = if held_up { self.held_up.or_else(|| Some(Instant::now())) } else { None };
         Ok(())
     }
 
@@ -400,6 +453,16 @@ impl Work {
                 self.metrics.lag.with_label_values(&[of.topic.as_str(), &of.partition.to_string()]).set(lag);
             }
         }
+        if self.audited.elapsed() >= self.audit_every {
+            self.audited = Instant::now();
+            let expected: Vec<Expected> = self.lanes.values().filter_map(|lane| lane.history.expected(&lane.stream)).collect();
+            let (clickhouse, metrics) = (self.landing.clickhouse.clone(), self.metrics.clone());
+            self.runtime.spawn(async move {
+                if let Err(problem) = audit(&clickhouse, &metrics, expected).await {
+                    tracing::warn!(error = %problem, "the rows were not audited; asked again in a minute");
+                }
+            });
+        }
         if self.epochs_asked.elapsed() >= EPOCHS_EVERY {
             self.epochs_asked = Instant::now();
             let (kafka, send) = (self.kafka.clone(), self.send.clone());
@@ -416,7 +479,7 @@ impl Work {
         let all: Vec<TopicPartition> = self.lanes.keys().cloned().collect();
         consumer.pause(&all)?;
         loop {
-            self.on_news(consumer)?;
+            self.on_news(consumer, Duration::ZERO)?;
             self.start_landings(consumer, true)?;
             self.commit(consumer)?;
             if self.lanes.values().all(|lane| !lane.in_flight && lane.gathering.is_none()) && self.to_commit.is_empty() {

@@ -58,8 +58,9 @@ fn bar(feed: &str, quality: Quality, revision: i32, close: &str) -> Bar {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sink() -> anyhow::Result<()> {
     let mut stack = TestStack::start().await?;
-    stack.start_service("sink", &[("batch.max_rows", "700")]).await?;
+    stack.start_service("sink", &[("batch.max_rows", "700"), ("audit.every", "1s")]).await?;
     rows_land_and_the_views_choose(&stack).await?;
+    rows_that_went_are_missed(&stack).await?;
     what_cannot_land_is_set_aside(&stack).await?;
     a_killed_sink_lands_every_row_once(&stack).await?;
     a_topic_created_again_is_not_mixed_in(&stack).await
@@ -135,6 +136,37 @@ async fn rows_land_and_the_views_choose(stack: &TestStack) -> anyhow::Result<()>
     let seen = stack.query("SELECT count(), sum(size) FROM trades WHERE instrument = 'BITSTAMP:ETHUSD'").await?;
     assert_eq!(seen, "3\t1.5\n", "once by id, not the cancelled one, twice without an id, not the zero");
     Ok(())
+}
+
+/// The audit counts what it landed, and sees when it is gone.
+async fn rows_that_went_are_missed(stack: &TestStack) -> anyhow::Result<()> {
+    let audited = async |name: &str, topic: &str| -> anyhow::Result<f64> {
+        Ok(stack.metrics("sink").await?.sum(&format!("marketflow_audit_{name}"), &[("topic", topic)]))
+    };
+    let expected = async |name: &str, topic: &str, expected: f64| {
+        eventually(PATIENCE, async || {
+            let found = audited(name, topic).await?;
+            ensure!((found - expected).abs() < f64::EPSILON, "{name} of {topic}: {found}, not {expected}");
+            Ok(())
+        })
+        .await
+    };
+    expected("rows", topics::TRADES, 7.0).await?;
+    expected("rows", topics::BARS, 4.0).await?;
+    ensure!(
+        audited("missing_rows", topics::TRADES).await? + audited("missing_rows", topics::BARS).await? == 0.0,
+        "all are there"
+    );
+    stack.query("ALTER TABLE bars_log DELETE WHERE feed = 'import:a' SETTINGS mutations_sync = 2").await?;
+    expected("missing_rows", topics::BARS, 1.0).await?;
+    expected("rows", topics::BARS, 3.0).await?;
+    // what a zombie would leave behind
+    stack.query("SYSTEM STOP MERGES bars_log").await?;
+    stack
+        .query("INSERT INTO bars_log SETTINGS insert_deduplicate = 0 SELECT * FROM bars_log WHERE feed = 'bitstamp' LIMIT 1")
+        .await?;
+    expected("duplicate_rows", topics::BARS, 1.0).await?;
+    stack.query("SYSTEM START MERGES bars_log").await.map(drop)
 }
 
 async fn what_cannot_land_is_set_aside(stack: &TestStack) -> anyhow::Result<()> {

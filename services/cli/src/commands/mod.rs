@@ -8,6 +8,7 @@ pub mod bars;
 pub mod completion;
 mod connection;
 pub mod demo;
+pub mod dlq;
 pub mod doctor;
 pub mod down;
 pub mod explain;
@@ -62,6 +63,7 @@ commands! {
     Audit(audit),
     Replay(replay),
     Tail(tail),
+    Dlq(dlq),
     Sql(sql),
     Completion(completion),
 }

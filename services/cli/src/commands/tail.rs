@@ -113,7 +113,21 @@ fn print(record: &Record<'_>, decoder: &mut Decoder, args: &Args) -> bool {
 /// The record's type and its fields; what cannot be decoded is shown as it is.
 fn decode(record: &Record<'_>, decoder: &mut Decoder) -> (String, Value) {
     let bytes = record.value().unwrap_or_default();
-    let decoded = decoder.schema_of(bytes).map_err(anyhow::Error::from).and_then(|schema| {
+    decode_value(bytes, decoder).unwrap_or_else(|error| {
+        let kind = if record.header(headers::KIND).is_some() { "undecodable control" } else { "undecodable" };
+        (kind.to_owned(), json!({ "error": format!("{error:#}"), "raw": hex::encode(bytes) }))
+    })
+}
+
+/// A value's record type and its fields for people; nothing where it cannot be decoded.
+pub(crate) fn decoded(bytes: &[u8], decoder: &mut Decoder) -> Option<(String, Value)> {
+    let (kind, mut value) = decode_value(bytes, decoder).ok()?;
+    readable(&mut value);
+    Some((kind, value))
+}
+
+fn decode_value(bytes: &[u8], decoder: &mut Decoder) -> anyhow::Result<(String, Value)> {
+    decoder.schema_of(bytes).map_err(anyhow::Error::from).and_then(|schema| {
         Ok((
             schema.record_name().to_owned(),
             match schema {
@@ -128,10 +142,6 @@ fn decode(record: &Record<'_>, decoder: &mut Decoder) -> (String, Value) {
                 Schema::FlowAggregate => serde_json::to_value(decoder.decode::<FlowAggregate>(bytes)?)?,
             },
         ))
-    });
-    decoded.unwrap_or_else(|error| {
-        let kind = if record.header(headers::KIND).is_some() { "undecodable control" } else { "undecodable" };
-        (kind.to_owned(), json!({ "error": format!("{error:#}"), "raw": hex::encode(bytes) }))
     })
 }
 

@@ -94,19 +94,9 @@ mod tests {
             source: BarSource::Trades,
             revision_reason: Some("late".to_owned()),
         };
-        let mut expected = Vec::new();
-        expected.extend(b"\x0aKRX:005930\x0315m");
-        for micros in [0i64, 900_000_000, 100_000_000, 400_000_000, 50_000_000, 200_000_000] {
-            expected.extend(micros.to_le_bytes());
-        }
-        expected.extend(1_000_000_000i128.to_le_bytes());
-        expected.extend(2_000_000_000i128.to_le_bytes());
-        expected.push(1);
-        expected.extend(3i64.to_le_bytes());
-        expected.extend(600_000_000i128.to_le_bytes());
-        expected.extend(400_000_000i128.to_le_bytes());
-        expected.extend(2i32.to_le_bytes());
-        expected.extend(b"\x0cpartial_open\x03kis\x06trades\x00\x04late");
-        assert_eq!(row_of(&bar), (0, expected));
+        let expected = "instrument=KRX:005930 interval=15m open_time=0 close_time=900000000 open=100000000 high=400000000 low=50000000 close=200000000 \
+                        volume=1000000000 turnover=2000000000 vwap=null trade_count=3 buy_volume=600000000 sell_volume=400000000 revision=2 \
+                        quality=partial_open feed=kis source=trades revision_reason=late";
+        assert_eq!(row_of(&bar), expected);
     }
 }

@@ -48,4 +48,5 @@ impl Row for Envelope {
 
 names!(class, EnvelopeClass, {
     Unknown => "unknown", Late => "late", Quarantine => "quarantine", Undecodable => "undecodable", Refused => "refused",
+    Redriven => "redriven", Discarded => "discarded",
 });

@@ -12,21 +12,21 @@ mod observation;
 mod quote;
 mod trade;
 
-use bytes::Bytes;
-use marketflow_clickhouse::{Column, RowWriter, header};
-use marketflow_contract::{AvroRecord, Schema};
-use marketflow_kafka::{DecodeError, Decoder};
-use marketflow_model::{Bar, Candle, Control, Envelope, FlowAggregate, FundFlow, Observation, Quote, Timestamp, Trade};
+use crate::batch::{Batch, Marks};
+use marketflow_clickhouse::{Column, RowWriter};
+use marketflow_contract::{AvroRecord, Schema, decode_trade};
+use marketflow_kafka::DecodeError;
+use marketflow_model::{Bar, Candle, Control, Envelope, FlowAggregate, FundFlow, Observation, Quote, Timestamp, TradeRef};
 
 /// How a record becomes a row.
-pub(crate) trait Row: AvroRecord {
+pub(crate) trait Row {
     /// Into which table.
     const TABLE: &'static str;
-    /// Raised whenever the bytes of a row change; part of the deduplication token.
+    /// Raised whenever a row holds something else; part of the deduplication token.
     const VERSION: u32;
     /// The columns after [`PLACE`], as `system.columns` spells them.
     const COLUMNS: &'static [Column];
-    /// The column whose month is the table partition; `None` where the table has one partition.
+    /// The column whose month is the table partition and that follows `instrument` in the sort key; `None` where the table has one partition.
     const MONTH_OF: Option<&'static str>;
 
     /// The time that places the row in its table; the column of [`Row::MONTH_OF`] where there is one.
@@ -60,7 +60,16 @@ pub(crate) enum Refused {
     OutOfRange(String),
 }
 
-type WriteRow = fn(&mut Decoder, &[u8], &Place<'_>, &mut Vec<u8>) -> Result<u32, Refused>;
+/// What became of a record.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum Taken {
+    /// A row of the batch.
+    Row,
+    /// Its row was there already.
+    Landed,
+}
+
+type Append = fn(&[u8], &Place<'_>, &Marks, &mut Batch) -> Result<Taken, Refused>;
 
 /// A table and how its rows are made.
 #[derive(Clone, Copy)]
@@ -70,7 +79,7 @@ pub(crate) struct Table {
     pub(crate) version: u32,
     pub(crate) month_of: Option<&'static str>,
     columns: &'static [Column],
-    write: WriteRow,
+    append: Append,
 }
 
 /// Every table, by record type.
@@ -83,7 +92,10 @@ const ALL: &[Table] = &[
     Table::of::<FundFlow>(),
     Table::of::<Observation>(),
     Table::of::<Quote>(),
-    Table::of::<Trade>(),
+    // the many: their texts are read where they stand
+    Table::new::<TradeRef<'static>>(Schema::Trade, |body, place, marks, batch| {
+        append(&decode_trade(body).map_err(not_ours)?, place, marks, batch)
+    }),
 ];
 
 /// The table for a topic's main record type.
@@ -92,15 +104,12 @@ pub(crate) fn table_for(schema: Schema) -> Option<&'static Table> {
 }
 
 impl Table {
-    const fn of<R: Row>() -> Self {
-        Self {
-            name: R::TABLE,
-            schema: R::SCHEMA,
-            version: R::VERSION,
-            month_of: R::MONTH_OF,
-            columns: R::COLUMNS,
-            write: write::<R>,
-        }
+    const fn of<R: Row + AvroRecord>() -> Self {
+        Self::new::<R>(R::SCHEMA, |body, place, marks, batch| append(&R::decode(body).map_err(not_ours)?, place, marks, batch))
+    }
+
+    const fn new<R: Row>(schema: Schema, append: Append) -> Self {
+        Self { name: R::TABLE, schema, version: R::VERSION, month_of: R::MONTH_OF, columns: R::COLUMNS, append }
     }
 
     /// All columns of a row, in order.
@@ -108,41 +117,34 @@ impl Table {
         [PLACE, self.columns].concat()
     }
 
-    /// What every insert into it begins with.
-    pub(crate) fn header(&self) -> Bytes {
-        header(&self.columns())
-    }
-
-    /// Appends the row of a value and returns its table partition. Appends nothing when it refuses.
-    pub(crate) fn write(
-        &self,
-        decoder: &mut Decoder,
-        value: &[u8],
-        place: &Place<'_>,
-        out: &mut Vec<u8>,
-    ) -> Result<u32, Refused> {
-        (self.write)(decoder, value, place, out)
+    /// Adds the row of a value's body to the batch, unless a mark says it landed. Adds nothing when it refuses.
+    pub(crate) fn append(&self, body: &[u8], place: &Place<'_>, marks: &Marks, batch: &mut Batch) -> Result<Taken, Refused> {
+        (self.append)(body, place, marks, batch)
     }
 }
 
-fn write<R: Row>(decoder: &mut Decoder, value: &[u8], place: &Place<'_>, out: &mut Vec<u8>) -> Result<u32, Refused> {
-    let record: R = decoder.decode(value).map_err(Refused::Decode)?;
-    append(&record, place, out)
+fn not_ours(problem: marketflow_contract::DecodeError) -> Refused {
+    Refused::Decode(problem.into())
 }
 
-fn append<R: Row>(record: &R, place: &Place<'_>, out: &mut Vec<u8>) -> Result<u32, Refused> {
+fn append<R: Row>(record: &R, place: &Place<'_>, marks: &Marks, batch: &mut Batch) -> Result<Taken, Refused> {
     let time = record.time();
     let Some(month) = month(time) else {
         return Err(Refused::OutOfRange(format!("{time} is outside the years 1900 to 2299, which DateTime64 holds")));
     };
-    let mut row = RowWriter(out);
-    row.string(place.epoch);
-    row.string(place.topic);
-    row.int32(place.partition);
-    row.int64(place.offset);
-    row.millis(place.append_time);
-    record.write(&mut row);
-    Ok(if R::MONTH_OF.is_some() { month } else { 0 })
+    let table_partition = if R::MONTH_OF.is_some() { month } else { 0 };
+    if marks.get(&table_partition).is_some_and(|mark| place.offset <= *mark) {
+        return Ok(Taken::Landed);
+    }
+    batch.append(table_partition, place, |row| {
+        row.string(place.epoch);
+        row.string(place.topic);
+        row.int32(place.partition);
+        row.int64(place.offset);
+        row.millis(place.append_time);
+        record.write(row);
+    });
+    Ok(Taken::Row)
 }
 
 /// `toYYYYMM` in UTC; `None` outside what `DateTime64(6)` holds.
@@ -187,6 +189,7 @@ mod symbols {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use marketflow_clickhouse::Columns;
     use marketflow_contract::topics;
 
     #[test]
@@ -239,17 +242,17 @@ mod tests {
                 .collect();
             let ours: Vec<(String, String)> = table.columns().iter().map(|(n, k)| ((*n).to_owned(), (*k).to_owned())).collect();
             assert_eq!(ours, columns, "{}", table.name);
+            assert_eq!(Columns::new(&table.columns()).rows(), 0, "every type can be written");
             if let Some(column) = table.month_of {
                 assert!(table.columns().iter().any(|(name, _)| *name == column));
             }
         }
     }
 
-    /// The row's bytes after [`PLACE`].
-    pub(super) fn row_of<R: Row>(record: &R) -> (u32, Vec<u8>) {
-        let place = Place { epoch: "", topic: "", partition: 0, offset: 0, append_time: Timestamp::from_micros(0) };
-        let mut bytes = Vec::new();
-        let Ok(partition) = append(record, &place, &mut bytes) else { panic!("refused") };
-        (partition, bytes.split_off(1 + 1 + 4 + 8 + 8))
+    /// The columns after [`PLACE`], as text.
+    pub(super) fn row_of<R: Row>(record: &R) -> String {
+        let mut columns = Columns::new(R::COLUMNS);
+        columns.append(|row| record.write(row));
+        columns.text(0)
     }
 }

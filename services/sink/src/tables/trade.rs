@@ -4,9 +4,9 @@
 
 use super::{Row, names, symbols};
 use marketflow_clickhouse::{Column, RowWriter};
-use marketflow_model::{Condition, Side, Timestamp, Trade};
+use marketflow_model::{Condition, Side, Timestamp, TradeRef};
 
-impl Row for Trade {
+impl Row for TradeRef<'_> {
     const TABLE: &'static str = "trades_log";
     const VERSION: u32 = 1;
     const MONTH_OF: Option<&'static str> = Some("event_time");
@@ -31,16 +31,16 @@ impl Row for Trade {
 
     fn write(&self, row: &mut RowWriter<'_>) {
         row.string(self.instrument.as_str());
-        row.string(self.feed.as_str());
+        row.string(self.feed);
         row.micros(self.event_time);
         row.micros(self.receive_time);
         row.int64(self.price.scaled());
         row.nullable(self.size, |row, size| row.decimal38(size.scaled()));
         row.string(side(self.side));
-        row.nullable(self.trade_id.as_deref(), RowWriter::string);
+        row.nullable(self.trade_id, RowWriter::string);
         row.nullable(self.sequence, RowWriter::int64);
         row.nullable(self.import_row, RowWriter::int64);
-        row.array(self.conditions.iter().collect::<Vec<_>>().into_iter(), |row, c| row.string(condition(c)));
+        row.array(self.conditions.iter(), |row, one| row.string(condition(one)));
         row.string(symbols::source(self.source));
     }
 }
@@ -52,7 +52,7 @@ names!(condition, Condition, { Auction => "auction", Correction => "correction",
 mod tests {
     use super::super::tests::row_of;
     use super::*;
-    use marketflow_model::{Conditions, Feed, Source};
+    use marketflow_model::{Conditions, Feed, Source, Trade};
 
     #[test]
     fn a_trade_is_a_row() {
@@ -70,14 +70,8 @@ mod tests {
             conditions: Conditions::NONE.with(Condition::Cancel),
             source: Source::Rest,
         };
-        let mut expected = Vec::new();
-        expected.extend(b"\x0fBITSTAMP:BTCUSD\x08bitstamp");
-        expected.extend(1_385_337_600_000_001i64.to_le_bytes());
-        expected.extend(2i64.to_le_bytes());
-        expected.extend(116_300_000_000i64.to_le_bytes());
-        expected.extend(b"\x01\x04sell\x00\x017\x01\x00");
-        expected.extend(3i64.to_le_bytes());
-        expected.extend(b"\x01\x06cancel\x04rest");
-        assert_eq!(row_of(&trade), (201_311, expected));
+        let expected = "instrument=BITSTAMP:BTCUSD feed=bitstamp event_time=1385337600000001 receive_time=2 price=116300000000 size=null side=sell \
+                        trade_id=7 sequence=null import_row=3 conditions=[cancel] source=rest";
+        assert_eq!(row_of(&TradeRef::from(&trade)), expected);
     }
 }

@@ -39,6 +39,9 @@ fn read_set_aside(reader: &Reader, decoder: &mut Decoder, topics: &mut Topics) -
     for topic in [LATE, QUARANTINE, DEAD_LETTERS] {
         each(reader, topic, |_, _, value| {
             let envelope: Envelope = decoder.decode(value)?;
+            if envelope.class.is_decision() {
+                return Ok(());
+            }
             *topics.reasons.entry(envelope.reason.clone()).or_default() += 1;
             if envelope.origin_partition < 0 {
                 topics.refused_frames += 1;
@@ -47,7 +50,11 @@ fn read_set_aside(reader: &Reader, decoder: &mut Decoder, topics: &mut Topics) -
                 *match envelope.class {
                     EnvelopeClass::Late => &mut topics.late,
                     EnvelopeClass::Quarantine => &mut topics.quarantined,
-                    EnvelopeClass::Undecodable | EnvelopeClass::Refused | EnvelopeClass::Unknown => &mut topics.dead_lettered,
+                    EnvelopeClass::Undecodable
+                    | EnvelopeClass::Refused
+                    | EnvelopeClass::Unknown
+                    | EnvelopeClass::Redriven
+                    | EnvelopeClass::Discarded => &mut topics.dead_lettered,
                 } += 1;
             }
             Ok(())
