@@ -170,7 +170,9 @@ fn set_aside(reader: &Reader, decoder: &mut Decoder, tallies: &Tallies) -> anyho
             let (oldest, _) = with_exit(reader.range(&place))?;
             whole[class] &= oldest == 0;
             let take = |record: marketflow_kafka::Record<'_>| {
-                if let Ok(envelope) = decoder.decode::<Envelope>(record.value().unwrap_or_default()) {
+                if let Ok(envelope) = decoder.decode::<Envelope>(record.value().unwrap_or_default())
+                    && !envelope.class.is_decision()
+                {
                     let origin = (envelope.origin_topic, envelope.origin_partition);
                     let is_counted = tallies.get(&origin).is_some_and(|tally| envelope.origin_offset < tally.next);
                     if envelope.consumer == CONSUMER && is_counted {

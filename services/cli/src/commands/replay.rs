@@ -11,7 +11,7 @@ use crate::console::{block_on, json, line, say};
 use anyhow::{Context, anyhow, ensure};
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
-use marketflow_clickhouse::{ClickHouse, Column, Insert, RowWriter, header};
+use marketflow_clickhouse::{ClickHouse, Column, Columns, Insert};
 use marketflow_contract::{AvroRecord, Schema, decode_trade, encode_value, headers, topics};
 use marketflow_engine::{Config, Partition};
 use marketflow_kafka::{Decoder, Outgoing, Producer, ProducerSettings, Reader, Record, Registry, TopicPartition};
@@ -296,33 +296,35 @@ async fn store(
 ) -> anyhow::Result<()> {
     let drop = format!("ALTER TABLE bars_shadow DROP PARTITION '{name}'");
     query::with_exit(clickhouse.execute("empty the replay's partition", &drop).await)?;
-    let header = header(COLUMNS);
     // a token names one block for good, and this replay's are new ones
     let run = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH)?.as_micros();
     let all: Vec<&Bar> = bars.values().collect();
     for (number, block) in all.chunks(ROWS_PER_INSERT).enumerate() {
-        let mut body = Vec::new();
+        let mut columns = Columns::new(COLUMNS);
         for bar in block {
-            let row = &mut RowWriter(&mut body);
-            row.string(name);
-            row.micros(from);
-            row.micros(to);
-            row.string(bar.instrument.as_str());
-            row.string(&bar.interval.to_string());
-            row.micros(bar.open_time);
-            row.micros(bar.close_time);
-            [bar.open, bar.high, bar.low, bar.close].iter().for_each(|price| row.int64(price.scaled()));
-            row.decimal38(bar.volume.scaled());
-            row.decimal38(bar.turnover.scaled());
-            row.nullable(bar.vwap, |row, vwap| row.int64(vwap.scaled()));
-            row.int64(bar.trade_count);
-            row.decimal38(bar.buy_volume.scaled());
-            row.decimal38(bar.sell_volume.scaled());
-            row.string(&text_of(&bar.quality)?);
-            row.string(bar.feed.as_str());
-            row.string(&text_of(&bar.source)?);
+            let (quality, source) = (text_of(&bar.quality)?, text_of(&bar.source)?);
+            columns.append(|row| {
+                row.string(name);
+                row.micros(from);
+                row.micros(to);
+                row.string(bar.instrument.as_str());
+                row.string(&bar.interval.to_string());
+                row.micros(bar.open_time);
+                row.micros(bar.close_time);
+                [bar.open, bar.high, bar.low, bar.close].iter().for_each(|price| row.int64(price.scaled()));
+                row.decimal38(bar.volume.scaled());
+                row.decimal38(bar.turnover.scaled());
+                row.nullable(bar.vwap, |row, vwap| row.int64(vwap.scaled()));
+                row.int64(bar.trade_count);
+                row.decimal38(bar.buy_volume.scaled());
+                row.decimal38(bar.sell_volume.scaled());
+                row.string(&quality);
+                row.string(bar.feed.as_str());
+                row.string(&source);
+            });
         }
-        let insert = Insert::new("bars_shadow", format!("{name}-{run}-{number}"), header.clone(), body.into(), block.len());
+        let rows: Vec<u32> = (0..).take(block.len()).collect();
+        let insert = Insert::new("bars_shadow", format!("{name}-{run}-{number}"), &columns, &rows);
         query::with_exit(clickhouse.insert(&insert, INSERT_WITHIN).await)?;
     }
     Ok(())
