@@ -7,18 +7,21 @@
 
 pub mod binance;
 pub mod bitstamp;
+pub mod kis;
+mod login;
 mod number;
 mod session;
 pub mod upbit;
 
-use marketflow_model::{Feed, Instrument, Quote, Timestamp, Trade};
+use marketflow_model::{Feed, Instrument, Quantity, Quote, Timestamp, Trade};
 use serde::Serialize;
 use std::time::Duration;
 
+pub use login::{Credentials, Login, LoginRequest, Pass, PassKind, Secret};
 pub use session::Timing;
 
 /// Every provider, sorted by id.
-pub const ALL: &[&Provider] = &[&binance::PROVIDER, &bitstamp::PROVIDER, &upbit::PROVIDER];
+pub const ALL: &[&Provider] = &[&binance::PROVIDER, &bitstamp::PROVIDER, &kis::PROVIDER, &upbit::PROVIDER];
 
 /// The provider of an id, if there is one.
 pub fn by_id(id: &str) -> Option<&'static Provider> {
@@ -43,10 +46,12 @@ pub struct Provider {
     pub limits: Limits,
     /// How missing trades are noticed.
     pub repair: Repair,
-    /// A fresh connection for these instruments.
-    pub connection: fn(Vec<Instrument>, Timing) -> Box<dyn Connection>,
-    /// Requests and answers for back-fill.
-    pub rest: &'static dyn Rest,
+    /// A fresh connection for these instruments; with the key for the socket, where the venue issues one.
+    pub connection: fn(Vec<Instrument>, Timing, &Secret) -> Box<dyn Connection>,
+    /// How passes are got; `None`: the venue asks for none.
+    pub login: Option<&'static dyn Login>,
+    /// Requests and answers for back-fill; `None`: the venue tells no past trades.
+    pub rest: Option<&'static dyn Rest>,
     /// The instrument as the provider would name it, when it is one of this venue's.
     pub accepts: fn(&Instrument) -> bool,
 }
@@ -55,6 +60,33 @@ impl Provider {
     /// The feed's name.
     pub fn feed(&self) -> Feed {
         Feed::new(self.id)
+    }
+
+    /// First and last of the ids a trade stands for: its own, or one for each of its shares where volume counts.
+    pub fn ids(&self, trade: &Trade) -> Option<(i64, i64)> {
+        let last = trade.sequence?;
+        match self.repair {
+            Repair::ContiguousIds | Repair::Sweep { .. } => Some((last, last)),
+            Repair::CumulativeVolume { .. } => {
+                const ONE: i128 = 10_i128.pow(Quantity::SCALE);
+                let shares = i64::try_from(trade.size?.scaled() / ONE).ok()?;
+                Some((last.checked_sub(shares.max(1) - 1)?, last))
+            }
+        }
+    }
+
+    /// The last id before a hole between `last`, seen before, and `first`, seen now; `None` when nothing is missing as far as ids tell.
+    pub fn missing_after(&self, last: i64, first: i64) -> Option<i64> {
+        let before = first.checked_sub(1)?;
+        let after = match self.repair {
+            Repair::Sweep { .. } => return None,
+            Repair::ContiguousIds => last,
+            // A day counts from nothing.
+            Repair::CumulativeVolume { shares_per_day_max, .. } => {
+                last.max(before.div_euclid(shares_per_day_max) * shares_per_day_max)
+            }
+        };
+        (before > after).then_some(after)
     }
 }
 
@@ -92,6 +124,13 @@ pub struct Limits {
 pub enum Repair {
     /// Trade ids of an instrument rise by one: a hole shows at the next trade.
     ContiguousIds,
+    /// There are no ids; the day's volume after each trade shows a hole at the next one. It stands behind the date in the sequence.
+    CumulativeVolume {
+        /// Bound of the day's volume: what the date is multiplied by.
+        shares_per_day_max: i64,
+        /// Unit of the trades' times.
+        resolution: Duration,
+    },
     /// Ids have holes by nature: a recent-trades page is merged by id every so often.
     Sweep {
         /// How often, on the venue's clock.

@@ -117,6 +117,16 @@ impl Session {
         self.channels.iter().filter(|(_, channel)| asked(channel)).map(|(name, _)| name.clone()).collect()
     }
 
+    /// Channels wanted, asked for or acknowledged, in name order.
+    pub(crate) fn present(&self) -> Vec<String> {
+        self.channels.iter().filter(|(_, channel)| channel.state != State::Leaving).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Channels acknowledged, in name order.
+    pub(crate) fn active(&self) -> Vec<String> {
+        self.channels.iter().filter(|(_, channel)| channel.state == State::Active).map(|(name, _)| name.clone()).collect()
+    }
+
     /// Channels being left, in name order.
     pub(crate) fn leaving(&self) -> Vec<String> {
         self.channels.iter().filter(|(_, channel)| channel.state == State::Leaving).map(|(name, _)| name.clone()).collect()

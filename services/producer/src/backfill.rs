@@ -189,13 +189,16 @@ impl Backfill {
     async fn ask(&self, job: &Job, cursor: &Cursor) -> Result<Page, RestError> {
         // How far back to ask depends on the venue's present.
         self.clock.refresh().await;
-        let request = self.provider.rest.request(&job.instrument, cursor, self.clock.now());
+        let Some(rest) = self.provider.rest else {
+            return Err(RestError::Refused { detail: format!("{} tells no past trades", self.provider.id) });
+        };
+        let request = rest.request(&job.instrument, cursor, self.clock.now());
         self.wait_for_turn(&request).await;
         let answered = self.send(&request).await;
         self.clock.refresh().await;
         let page = answered.and_then(|(status, retry_after, body)| {
             let answer = RestAnswer { status, retry_after: retry_after.as_deref(), body: &body };
-            self.provider.rest.page(&job.instrument, cursor, &request, answer, self.clock.now())
+            rest.page(&job.instrument, cursor, &request, answer, self.clock.now())
         });
         let outcome = page.as_ref().map_or_else(RestError::outcome, |_| "ok");
         self.metrics.requests.with_label_values(&[self.provider.id, outcome]).inc();
@@ -231,7 +234,7 @@ impl Backfill {
 }
 
 /// A simulator beside us is not reached through a proxy.
-fn on_this_machine(url: &str) -> bool {
+pub(crate) fn on_this_machine(url: &str) -> bool {
     ["http://127.0.0.1", "http://localhost", "http://[::1]"].iter().any(|start| url.starts_with(start))
 }
 

@@ -48,6 +48,8 @@ pub struct ProviderConfig {
     pub rest_url: String,
     /// `VENUE:SYMBOL`, …
     pub instruments: Vec<Instrument>,
+    /// File of `NAME=value` lines with the credentials that are not in the environment.
+    pub credentials_file: PathBuf,
 }
 
 /// Section `[connection]`.
@@ -229,7 +231,7 @@ impl Config {
         let or = |given: &str, own: &str| if given.is_empty() { own.to_owned() } else { given.to_owned() };
         let sweep = match provider.repair {
             Repair::Sweep { every, .. } if self.repair.sweep_interval.is_zero() => every,
-            Repair::Sweep { .. } | Repair::ContiguousIds => self.repair.sweep_interval,
+            Repair::Sweep { .. } | Repair::ContiguousIds | Repair::CumulativeVolume { .. } => self.repair.sweep_interval,
         };
         let micros = |d: Duration, key: &str| i64::try_from(d.as_micros()).with_context(|| format!("{key} is too long"));
         Ok(Checked {

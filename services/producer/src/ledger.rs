@@ -79,12 +79,18 @@ pub struct Gap {
     /// Exclusive end that the log was told when it was opened: only up to there does it pin windows.
     #[serde(default)]
     announced_to: Option<Timestamp>,
+    /// The last trade before it, where only volume tells: what is missing may be missing from there on.
+    #[serde(default)]
+    last_trade: Option<Timestamp>,
     /// Whether its trades have been asked for.
     #[serde(skip)]
     asked: bool,
     /// Latest event time recovered.
     #[serde(skip)]
     recovered_to: Option<Timestamp>,
+    /// Looks at the clock since it was bounded.
+    #[serde(skip)]
+    looks: u32,
 }
 
 /// What survives a restart beside the log itself.
@@ -128,7 +134,18 @@ pub struct Past {
 impl Gap {
     /// A gap found in the log.
     pub fn found(id: String, from: Timestamp, to: Option<Timestamp>) -> Self {
-        Self { id, from, to, after: None, before: None, announced_to: to, asked: false, recovered_to: None }
+        Self {
+            id,
+            from,
+            to,
+            after: None,
+            before: None,
+            announced_to: to,
+            last_trade: None,
+            asked: false,
+            recovered_to: None,
+            looks: 0,
+        }
     }
 }
 
@@ -435,22 +452,34 @@ impl Ledger {
         match (self.provider.repair, self.complete_through) {
             (Repair::Sweep { .. }, Some(complete)) => self.sweep(complete, out),
             (Repair::Sweep { .. }, None) => {}
-            (Repair::ContiguousIds, _) => self.ask_for_holes(now, out),
+            (Repair::ContiguousIds | Repair::CumulativeVolume { .. }, _) => self.ask_for_holes(now, out),
         }
     }
 
     /// Holes in contiguous ids: those closed by late arrivals need no request, those close together share one.
     fn ask_for_holes(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let mut complete = Vec::new();
+        let mut lost = Vec::new();
+        let tail_micros = self.tail_micros();
         for (instrument, entry) in &mut self.instruments {
             if entry.subscribed_on.is_empty() || entry.filling || entry.gaps.iter().all(|gap| gap.asked) {
                 continue;
             }
             entry.looks_without_trade += 1;
-            entry.bound_gaps();
+            entry.bound_gaps(tail_micros);
+            let none_missing = |gap: &Gap| {
+                let from_the_days_first =
+                    gap.after.is_none() && gap.before.is_some_and(|id| self.provider.missing_after(i64::MIN, id).is_none());
+                entry.seen.covers(gap) || from_the_days_first
+            };
             let closed: Vec<String> =
-                entry.gaps.iter().filter(|gap| !gap.asked && entry.seen.covers(gap)).map(|gap| gap.id.clone()).collect();
-            if let Some(job) = entry.next_fill(instrument, &closed) {
+                entry.gaps.iter().filter(|gap| !gap.asked && none_missing(gap)).map(|gap| gap.id.clone()).collect();
+            if self.provider.rest.is_none() {
+                let given_up = entry.given_up(&closed);
+                if !given_up.is_empty() {
+                    lost.push((instrument.clone(), given_up));
+                }
+            } else if let Some(job) = entry.next_fill(instrument, &closed) {
                 out.push(Action::Ask(job));
             }
             if !closed.is_empty() {
@@ -459,6 +488,23 @@ impl Ledger {
         }
         for (instrument, ids) in complete {
             self.close_gaps(&instrument, &ids, ControlKind::GapFilled, "nothing is missing any more", now, out);
+        }
+        for (instrument, ids) in lost {
+            self.doubt_before(&instrument, &ids, now, out);
+            self.close_gaps(&instrument, &ids, ControlKind::GapAbandoned, "the venue tells no past trades", now, out);
+        }
+    }
+
+    /// Volume tells that trades are missing, not when: a socket that was lost may have been silent before, though it looked well.
+    fn doubt_before(&mut self, instrument: &Instrument, ids: &[String], now: Timestamp, out: &mut Vec<Action>) {
+        let gaps = self.instruments.get(instrument).map(|entry| entry.gaps.as_slice()).unwrap_or_default();
+        let doubted: Vec<(Timestamp, Timestamp)> =
+            gaps.iter().filter(|gap| ids.contains(&gap.id)).filter_map(|gap| Some((gap.last_trade?, gap.from))).collect();
+        for (from, to) in doubted {
+            let gap = Gap::found(self.next_gap_id(), from, Some(to));
+            for kind in [ControlKind::GapOpened, ControlKind::GapAbandoned] {
+                out.push(self.gap_control(kind, instrument, &gap, gap.to, MAYBE_BEFORE.to_owned(), now));
+            }
         }
     }
 
@@ -491,26 +537,28 @@ impl Ledger {
     }
 
     fn on_live_trade(&mut self, number: ConnectionNumber, trade: Trade, now: Timestamp, out: &mut Vec<Action>) {
-        if let Some(after) = self.unexplained_hole(&trade) {
-            self.on_missing(&trade.instrument, after, trade.sequence.unwrap_or(after), now, out);
+        if let Some((after, before)) = self.unexplained_hole(&trade) {
+            self.on_missing(&trade.instrument, after, before, now, out);
         }
+        let ids = self.provider.ids(&trade);
+        let tail_micros = self.tail_micros();
         let through = trade.event_time.min(trade.receive_time.plus_micros(FUTURE_TOLERANCE_MICROS));
         let Some(entry) = self.instruments.get_mut(&trade.instrument) else {
             out.push(Action::Discarded("not_subscribed"));
             return;
         };
-        let Some(id) = trade.sequence else {
+        let Some((first, last)) = ids else {
             out.push(Action::Trade(trade));
             return;
         };
-        entry.first_live.get_or_insert((id, trade.event_time));
+        entry.first_live.get_or_insert((first, trade.event_time));
         for gap in &mut entry.gaps {
-            if gap.before == Some(id) {
-                gap.to = Some(trade.event_time);
+            if gap.before == Some(first) {
+                gap.to = Some(trade.event_time.plus_micros(tail_micros));
             }
         }
-        if entry.seen.insert(id) {
-            entry.last_id = entry.last_id.max(Some(id));
+        if entry.seen.insert_run(first, last) {
+            entry.last_id = entry.last_id.max(Some(last));
             entry.last_time = Some(trade.event_time);
             out.push(Action::Trade(trade));
         } else {
@@ -519,16 +567,19 @@ impl Ledger {
         self.on_evidence(number, through);
     }
 
-    /// The last id before a live trade, when ids between are missing and no gap says so yet: whatever connection they were lost on.
-    fn unexplained_hole(&self, trade: &Trade) -> Option<i64> {
-        if self.provider.repair != Repair::ContiguousIds {
-            return None;
-        }
+    /// The ids around what is missing before a live trade and no gap speaks of yet: whatever connection it was lost on.
+    fn unexplained_hole(&self, trade: &Trade) -> Option<(i64, i64)> {
         let entry = self.instruments.get(&trade.instrument)?;
-        let (last, id) = entry.last_id.zip(trade.sequence)?;
-        let ends_there = |gap: &Gap| gap.before.map_or(!gap.asked, |before| before >= id);
+        let (first, _) = self.provider.ids(trade)?;
+        let last = self.provider.missing_after(entry.last_id?, first)?;
+        let ends_there = |gap: &Gap| gap.before.map_or(!gap.asked, |before| before >= first);
         let explained = |gap: &Gap| gap.after.is_none_or(|after| after <= last) && ends_there(gap);
-        (id.checked_sub(1)? > last && !entry.gaps.iter().any(explained)).then_some(last)
+        (!entry.gaps.iter().any(explained)).then_some((last, first))
+    }
+
+    /// How long after the time of the trade behind it a hole may reach: where times are coarse, what is missing may share that trade's.
+    fn tail_micros(&self) -> i64 {
+        if matches!(self.provider.repair, Repair::CumulativeVolume { .. }) { self.resolution_micros() } else { 0 }
     }
 
     fn on_evidence(&mut self, number: ConnectionNumber, through: Timestamp) {
@@ -678,7 +729,9 @@ impl Ledger {
     /// A row stands for the whole second (millisecond) it names where the venue gives no more.
     fn resolution_micros(&self) -> i64 {
         match self.provider.repair {
-            Repair::Sweep { resolution, .. } => i64::try_from(resolution.as_micros()).unwrap_or(i64::MAX).max(1),
+            Repair::Sweep { resolution, .. } | Repair::CumulativeVolume { resolution, .. } => {
+                i64::try_from(resolution.as_micros()).unwrap_or(i64::MAX).max(1)
+            }
             Repair::ContiguousIds => 1,
         }
     }
@@ -747,9 +800,11 @@ impl Ledger {
         let (from, after) = match self.provider.repair {
             // Rows carry whole seconds (milliseconds): the hole begins with it.
             Repair::Sweep { .. } => (whole(from, self.resolution_micros()), None),
-            Repair::ContiguousIds => (from, entry.last_id),
+            Repair::ContiguousIds | Repair::CumulativeVolume { .. } => (from, entry.last_id),
         };
-        let gap = Gap { after, ..Gap::found(self.next_gap_id(), from, None) };
+        let only_volume = matches!(self.provider.repair, Repair::CumulativeVolume { .. });
+        let last_trade = entry.last_time.filter(|last| only_volume && *last < from);
+        let gap = Gap { after, last_trade, ..Gap::found(self.next_gap_id(), from, None) };
         self.announce_gap(instrument, gap, reason, now, out);
     }
 
@@ -817,6 +872,9 @@ impl Ledger {
     }
 }
 
+/// Why the stretch before a lost connection is a gap too.
+const MAYBE_BEFORE: &str = "trades are missing, maybe from before the connection was lost";
+
 /// A trade further ahead of its receipt than this proves nothing about the time before it.
 const FUTURE_TOLERANCE_MICROS: i64 = 5_000_000;
 
@@ -824,10 +882,12 @@ const FUTURE_TOLERANCE_MICROS: i64 = 5_000_000;
 const IDS_PER_REQUEST: i64 = 1_000;
 /// Looks at the clock to wait for the first trade after an acknowledgement, which ends a hole exactly, before asking up to now.
 const LOOKS_FOR_FIRST_TRADE: u32 = 200;
+/// Looks at the clock to wait for trades that come late before a hole is given up, where the venue tells no past trades.
+const LOOKS_FOR_LATE_TRADES: u32 = 200;
 
 /// Asks for every gap of an instrument at once, where ids tell nothing.
 fn ask_for_gaps(instrument: &Instrument, entry: &mut Entry, provider: &Provider, out: &mut Vec<Action>) {
-    if provider.repair == Repair::ContiguousIds {
+    if !matches!(provider.repair, Repair::Sweep { .. }) {
         return;
     }
     for gap in entry.gaps.iter_mut().filter(|gap| !gap.asked) {
@@ -839,15 +899,27 @@ fn ask_for_gaps(instrument: &Instrument, entry: &mut Entry, provider: &Provider,
 
 impl Entry {
     /// A gap without end ends with the first trade that came by itself.
-    fn bound_gaps(&mut self) {
+    fn bound_gaps(&mut self, tail_micros: i64) {
         let Some((first, time)) = self.first_live else { return };
         for gap in self.gaps.iter_mut().filter(|gap| !gap.asked && gap.before.is_none()) {
             gap.before = Some(first);
-            gap.to.get_or_insert(time);
+            gap.to.get_or_insert(time.plus_micros(tail_micros));
             if gap.after.is_some_and(|after| after >= first) {
                 gap.after = self.seen.highest_below(first);
             }
         }
+    }
+
+    /// The holes that no late trade has closed for a while, where nothing can be asked for.
+    fn given_up(&mut self, except: &[String]) -> Vec<String> {
+        let mut ids = Vec::new();
+        for gap in self.gaps.iter_mut().filter(|gap| gap.before.is_some() && !except.contains(&gap.id)) {
+            gap.looks += 1;
+            if gap.looks > LOOKS_FOR_LATE_TRADES {
+                ids.push(gap.id.clone());
+            }
+        }
+        ids
     }
 
     /// The next request for this instrument's holes, but for those in `except`: the lowest, and what the same answer covers.
@@ -919,13 +991,24 @@ impl Seen {
 
     /// Whether it is new; then it is remembered.
     fn insert(&mut self, id: i64) -> bool {
-        let below = self.run_at_or_below(id);
-        if below.is_some_and(|(_, last)| id <= last) {
+        self.insert_run(id, id)
+    }
+
+    /// Whether the last of these neighbours is new; then all are remembered.
+    fn insert_run(&mut self, first: i64, last: i64) -> bool {
+        if self.contains(last) {
             return false;
         }
-        let first = below.filter(|(_, last)| last.checked_add(1) == Some(id)).map_or(id, |(first, _)| first);
-        let last = id.checked_add(1).and_then(|next| self.runs.remove(&next)).unwrap_or(id);
-        self.runs.insert(first, last);
+        let below = self.run_at_or_below(first).filter(|(_, end)| end.saturating_add(1) >= first);
+        let (first, mut end) = (below.map_or(first, |(begin, _)| begin), last);
+        // What it touches or holds becomes one run with it.
+        while let Some((begin, other_end)) =
+            self.runs.range(first.saturating_add(1)..=last.saturating_add(1)).next().map(|(a, b)| (*a, *b))
+        {
+            self.runs.remove(&begin);
+            end = end.max(other_end);
+        }
+        self.runs.insert(first, end);
         if self.runs.len() > self.runs_max {
             self.runs.pop_first();
         }
@@ -956,7 +1039,7 @@ impl Seen {
 pub(crate) mod tests {
     use super::*;
     use marketflow_model::{Conditions, Side, Source};
-    use marketflow_providers::{MalformedRow, binance, bitstamp};
+    use marketflow_providers::{MalformedRow, binance, bitstamp, kis};
 
     const START: i64 = 1_700_000_000;
 
@@ -987,6 +1070,9 @@ pub(crate) mod tests {
 
     const BTC: &str = "BITSTAMP:BTCUSD";
     const USDT: &str = "BINANCE:BTCUSDT";
+    const SAMSUNG: &str = "KRX:005930";
+    /// Before the first share of a day.
+    const DAY: i64 = 20_231_115 * 100_000_000_000;
 
     /// A ledger, what it was told, and what it said in short: `trade 5`, `GapOpened 10..`, `ask fill after 4 from 10`.
     struct Scene {
@@ -1007,7 +1093,11 @@ pub(crate) mod tests {
         }
 
         fn after(instrument: &str, since: Option<Timestamp>, log: LogEnd) -> (Self, Vec<String>) {
-            let provider = if instrument == BTC { &bitstamp::PROVIDER } else { &binance::PROVIDER };
+            let provider = match instrument {
+                BTC => &bitstamp::PROVIDER,
+                SAMSUNG => &kis::PROVIDER,
+                _ => &binance::PROVIDER,
+            };
             let settings =
                 LedgerSettings { disorder_micros: 2_000_000, ids_per_instrument: 100, sweep_interval_micros: 30_000_000 };
             let instrument: Instrument = instrument.parse().unwrap();
@@ -1042,6 +1132,13 @@ pub(crate) mod tests {
 
         fn trade(&mut self, number: ConnectionNumber, id: i64, second: i64) -> Vec<String> {
             let item = Item::Event(Event::Trade(trade(self.instrument.as_str(), id, second)));
+            self.item(number, second, item)
+        }
+
+        /// A trade of so many shares, which the day's volume ends with.
+        fn shares(&mut self, number: ConnectionNumber, last: i64, count: i64, second: i64) -> Vec<String> {
+            let size = Some(count.to_string().parse().unwrap());
+            let item = Item::Event(Event::Trade(Trade { size, ..trade(self.instrument.as_str(), last, second) }));
             self.item(number, second, item)
         }
 
@@ -1107,6 +1204,41 @@ pub(crate) mod tests {
     /// Whole seconds since the scene's start.
     fn seconds(time: Timestamp) -> i64 {
         (time.micros() - START * 1_000_000).div_euclid(1_000_000)
+    }
+
+    #[test]
+    fn where_only_volume_tells_a_hole_is_filled_by_what_comes_late_or_given_up() {
+        let mut scene = Scene::up(SAMSUNG);
+        let printed = |volume: i64| format!("trade {}", DAY + volume);
+        assert_eq!(scene.shares(1, DAY + 100, 100, 1), [printed(100)]);
+        assert_eq!(scene.shares(1, DAY + 150, 20, 5), ["GapOpened 1..".to_owned(), printed(150)]);
+        assert_eq!(scene.shares(1, DAY + 150, 20, 5), ["discarded duplicate"]);
+        assert_eq!(scene.shares(1, DAY + 130, 30, 4), [printed(130)]);
+        assert_eq!(scene.timer(), ["GapFilled 1..6"], "all that was missing came late");
+
+        assert_eq!(scene.shares(1, DAY + 200, 10, 9)[1..], [printed(200)]);
+        let said: Vec<String> = (0..=LOOKS_FOR_LATE_TRADES).flat_map(|_| scene.timer()).collect();
+        assert_eq!(said, ["GapAbandoned 4..10"], "nobody can be asked");
+        assert!(scene.jobs.is_empty());
+    }
+
+    #[test]
+    fn where_only_volume_tells_a_lost_connection_is_harmless_when_it_leaves_no_room_and_days_begin_anew() {
+        let mut scene = Scene::up(SAMSUNG);
+        scene.shares(1, DAY + 100, 100, 1);
+        scene.lose(1, 5);
+        scene.connect(2, 8);
+        scene.shares(2, DAY + 110, 10, 9);
+        assert!(scene.timer().iter().all(|said| said.starts_with("GapFilled")), "nothing was traded meanwhile");
+        scene.evidence(2, 12);
+        scene.lose(2, 12);
+        scene.connect(3, 15);
+        scene.shares(3, DAY + 130, 10, 16);
+        let said: Vec<String> = (0..=LOOKS_FOR_LATE_TRADES).flat_map(|_| scene.timer()).collect();
+        assert_eq!(said, ["GapOpened 9..10", "GapAbandoned 9..10", "GapAbandoned 10..17"], "whether before or after it was lost");
+        let tomorrow = DAY + 100_000_000_000;
+        assert_eq!(scene.shares(3, tomorrow + 7, 7, 20), [format!("trade {}", tomorrow + 7)]);
+        assert_eq!(scene.shares(3, tomorrow + 20, 7, 21).len(), 2, "six shares of that day are missing");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Topics: `schemas/topics.toml`. Guarantees and how they are tested: README.md. It lacks any venue's words (`crates/providers`) and computes
 //! nothing from what it carries.
 //!
-//! Read in this order: `websocket.rs` → `intake.rs` → `feed.rs` → `ledger.rs` → `publish.rs`; beside the path `backfill.rs`, `restart.rs`.
+//! Read in this order: `websocket.rs` → `intake.rs` → `feed.rs` → `ledger.rs` → `publish.rs`; beside the path `backfill.rs`, `restart.rs`, `passes.rs`.
 //!
 //! Next: `websocket.rs`.
 
@@ -16,6 +16,7 @@ pub mod feed;
 pub mod intake;
 pub mod ledger;
 pub mod metrics;
+pub mod passes;
 pub mod publish;
 pub mod restart;
 pub mod state;
@@ -33,6 +34,7 @@ use ledger::{Ledger, LedgerSettings};
 use marketflow_kafka::{Decoder, Producer, Registry};
 use marketflow_runtime::{Exit, ExitContext, Lifecycle, on_thread};
 use metrics::Metrics;
+use passes::Passes;
 use publish::Publisher;
 use state::StateFile;
 use std::sync::Arc;
@@ -68,7 +70,9 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
         on_thread("topics", move || Publisher::new(producer, feed, &ids, metrics)).await.exit(Exit::Unreachable)?
     };
 
-    let state_file = StateFile::open(&config.state.folder, provider.id)?;
+    let folder = state::folder(&config.state.folder)?;
+    let passes = Passes::new(provider, &checked.rest_url, &folder, &config.provider.credentials_file)?;
+    let state_file = StateFile::new(&folder, provider.id);
     let state = state::merge(&config.provider.instruments, state_file.read()?);
     let log = {
         let (kafka, decoder, feed) = (config.kafka.clone(), Decoder::new(registry, &ids), provider.feed());
@@ -104,6 +108,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
         provider,
         url: checked.websocket_url.clone(),
         config: config.connection.clone(),
+        passes,
         clock: clock.clone(),
         intake: intake.clone(),
         metrics: metrics.clone(),

@@ -12,18 +12,9 @@ use std::path::{Path, PathBuf};
 pub struct StateFile(PathBuf);
 
 impl StateFile {
-    /// In `folder`, or in `run/` below `MARKETFLOW_HOME` when that is empty.
-    ///
-    /// # Errors
-    /// A folder that cannot be made.
-    pub fn open(folder: &Path, feed: &str) -> anyhow::Result<Self> {
-        let folder = if folder.as_os_str().is_empty() {
-            PathBuf::from(std::env::var_os("MARKETFLOW_HOME").unwrap_or_else(|| ".marketflow".into())).join("run")
-        } else {
-            folder.to_owned()
-        };
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make the state folder {}", folder.display()))?;
-        Ok(Self(folder.join(format!("tick-producer-{feed}.json"))))
+    /// In this folder.
+    pub fn new(folder: &Path, feed: &str) -> Self {
+        Self(folder.join(format!("tick-producer-{feed}.json")))
     }
 
     /// Reads it; nothing there is an empty state.
@@ -56,6 +47,20 @@ impl StateFile {
         file.write_all(&serde_json::to_vec_pretty(state)?).and_then(|()| file.sync_all()).with_context(doing)?;
         std::fs::rename(&temporary, &self.0).with_context(doing)
     }
+}
+
+/// The folder configured, or `run/` below `MARKETFLOW_HOME` when that is empty; made if it is not there.
+///
+/// # Errors
+/// A folder that cannot be made.
+pub fn folder(configured: &Path) -> anyhow::Result<PathBuf> {
+    let folder = if configured.as_os_str().is_empty() {
+        PathBuf::from(std::env::var_os("MARKETFLOW_HOME").unwrap_or_else(|| ".marketflow".into())).join("run")
+    } else {
+        configured.to_owned()
+    };
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make the state folder {}", folder.display()))?;
+    Ok(folder)
 }
 
 /// What is subscribed at the start: the configuration and what was added at run time, less what was left at run time.
@@ -97,8 +102,8 @@ mod tests {
 
     #[test]
     fn the_file_reads_back_as_written_and_damage_names_the_cure() {
-        let folder = std::env::temp_dir().join(format!("marketflow-state-{}", std::process::id()));
-        let file = StateFile::open(&folder, "bitstamp").unwrap();
+        let folder = folder(&std::env::temp_dir().join(format!("marketflow-state-{}", std::process::id()))).unwrap();
+        let file = StateFile::new(&folder, "bitstamp");
         assert_eq!(file.read().unwrap(), State::default());
         let state = State { added: ["V:A".parse().unwrap()].into(), ..State::default() };
         file.write(&state).unwrap();

@@ -9,11 +9,13 @@ use crate::clock::VenueClock;
 use crate::config::ConnectionConfig;
 use crate::intake::{ConnectionNumber, Intake, Item};
 use crate::metrics::Metrics;
+use crate::passes::Passes;
 use anyhow::anyhow;
 use futures_util::{SinkExt, StreamExt};
 use marketflow_model::{Instrument, Timestamp};
 use marketflow_pacing::{AttemptBudget, Backoff, BackoffSettings};
-use marketflow_providers::{Connection, Event, Frame, Malformed, Provider, Timing};
+use marketflow_providers::kis::KEY_REFUSED;
+use marketflow_providers::{Connection, Event, Frame, Malformed, PassKind, Provider, Secret, Timing};
 use marketflow_runtime::{Exit, Stop};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,6 +36,8 @@ pub struct Wire {
     pub url: String,
     /// Waits and intervals.
     pub config: ConnectionConfig,
+    /// What is shown at the door, where the venue asks for it.
+    pub passes: Option<Passes>,
     /// The injected clock.
     pub clock: VenueClock,
     /// Where everything read goes.
@@ -84,6 +88,9 @@ const MESSAGE_MAX: usize = 16 * 1024 * 1024;
 const TICK: Duration = Duration::from_millis(50);
 /// How long the old connection may take to prove that it is finished.
 const FINISH_WITHIN: Duration = Duration::from_secs(15);
+
+/// Why a connection ends that never began.
+const LOGIN_FAILED: &str = "login_failed";
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -263,8 +270,11 @@ impl Keeper {
         }
     }
 
-    /// Ends the service when going on cannot help: a refused region, or a venue never reached in the time given.
+    /// Ends the service when going on cannot help: refused credentials, a refused region, or a venue never reached in the time given.
     fn give_up(&self, problem: &anyhow::Error) -> anyhow::Result<()> {
+        if Exit::of(problem) == Exit::Usage {
+            return Err(anyhow!("{problem:#}").context(Exit::Usage));
+        }
         let url = &self.wire.url;
         if let Some(tungstenite::Error::Http(answer)) = problem.downcast_ref::<tungstenite::Error>()
             && answer.status().as_u16() == 451
@@ -302,6 +312,10 @@ async fn converse(
     orders: mpsc::UnboundedReceiver<Order>,
     notices: &mpsc::UnboundedSender<Notice>,
 ) -> End {
+    let key = match key(wire).await {
+        Ok(key) => key,
+        Err(problem) => return End { reason: LOGIN_FAILED, problem: Some(problem), flowed: None, connected: false },
+    };
     let socket = match connect(wire).await {
         Ok(socket) => socket,
         Err(problem) => return End { reason: "connect_failed", problem: Some(problem), flowed: None, connected: false },
@@ -312,7 +326,7 @@ async fn converse(
         wire,
         number,
         notices,
-        machine: (wire.provider.connection)(instruments.clone(), timing),
+        machine: (wire.provider.connection)(instruments.clone(), timing, &key),
         socket,
         pending: instruments.into_iter().collect(),
         opened: wire.clock.monotonic(),
@@ -323,9 +337,23 @@ async fn converse(
         timing,
     };
     let (reason, problem) = conversation.run(orders).await;
+    if reason == KEY_REFUSED
+        && let Some(passes) = &wire.passes
+        && let Err(problem) = passes.refused(PassKind::SocketKey, &key).await
+    {
+        warn!(provider = wire.provider.id, error = format!("{problem:#}"), "the refused key could not be forgotten");
+    }
     let planned = reason == "renewed";
     wire.intake.push(number, Item::Closed { reason, planned });
     End { reason, problem, flowed: conversation.flowed, connected: true }
+}
+
+/// The key the venue wants to see on its socket.
+async fn key(wire: &Wire) -> anyhow::Result<Secret> {
+    match &wire.passes {
+        Some(passes) => passes.get(PassKind::SocketKey).await,
+        None => Ok(Secret::default()),
+    }
 }
 
 async fn connect(wire: &Wire) -> anyhow::Result<Socket> {

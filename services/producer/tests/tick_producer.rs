@@ -5,7 +5,7 @@
 
 use anyhow::{Context, ensure};
 use marketflow_contract::topics;
-use marketflow_model::{Control, ControlKind, Envelope, Timestamp, Trade};
+use marketflow_model::{Condition, Control, ControlKind, Envelope, Timestamp, Trade};
 use marketflow_testkit::{Located, Simulator, TestStack, effects, eventually};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +33,117 @@ async fn upbit_truth_is_in_kafka_whatever_happens_to_the_socket() {
     truth_is_in_kafka("upbit", "upbit/websocket/v1", "UPBIT:KRW-S001").await.unwrap();
 }
 
+/// KIS tells no past trades: what the socket missed stays missing, so each of it must lie in a gap that says so, and no other gap may say it.
+#[tokio::test(flavor = "multi_thread")]
+async fn kis_truth_is_in_kafka_or_in_a_gap_that_says_what_is_missing() {
+    told_or_in_a_gap().await.unwrap();
+}
+
+async fn told_or_in_a_gap() -> anyhow::Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let mut stack = TestStack::start_with(&["kafka", "registry"]).await?;
+    let tape = r#"[{kind="krx-day",date="2026-11-20",symbols=3,trades=12000}]"#;
+    let settings = [("tapes", tape), ("clock.speed", "1500x"), ("clock.tail", "5m")];
+    let simulator = Simulator::start(&mut stack, "kis", 0, 1.0, &settings).await?;
+    simulator.post("faults", &faults_of_kis()).await?;
+    let keys = std::env::temp_dir().join(format!("marketflow-kis-{}.env", std::process::id()));
+    std::fs::write(&keys, "KIS_APP_KEY=the-application-key\nKIS_APP_SECRET='the-application-secret'\n")?;
+    let more = [
+        ("connection.probe_timeout", "2s"),
+        ("provider.instruments", r#"["KRX:000010","KRX:000020","KRX:0080G0"]"#),
+        ("provider.credentials_file", &keys.display().to_string()),
+    ];
+    simulator.start_tick_producer(&mut stack, "kis", "kis/tryitout", "KRX:000010", &more).await?;
+
+    finished_despite_a_crash(&simulator, &stack, "2026-11-20T02:30:00Z").await?;
+    let truth = simulator.truth().await?;
+    eventually(PATIENCE, async || judge_of_kis(&stack, &truth).await).await?;
+    let metrics = simulator.get("metrics").await?;
+    let issued = |status: u16| format!("marketflow_simulator_requests_total{{status=\"{status}\",venue=\"krx\"}} ");
+    ensure!(metrics.contains(&format!("{}1\n", issued(200))), "not one pass: {metrics}");
+    ensure!(!metrics.contains(&issued(403)), "asked for a pass too soon");
+    let log = std::fs::read_to_string(stack.parts.config().home.join("logs/tick-producer.log"))?;
+    ensure!(!log.contains("the-application"), "a credential was logged");
+    std::fs::remove_file(&keys)?;
+    stack.stop().await;
+    Ok(())
+}
+
+fn faults_of_kis() -> Value {
+    json!([
+        {"kind": "disconnect", "every": 1_100},
+        {"kind": "disconnect", "every": 2_900, "code": 1001},
+        {"kind": "half_open", "at_trade": 5_000, "duration": "3s"},
+        {"kind": "silence", "at_trade": 7_500, "duration": "10m"},
+        {"kind": "miss", "probability": 0.01},
+        {"kind": "duplicate", "probability": 0.01},
+        {"kind": "out_of_order", "probability": 0.005},
+        {"kind": "malformed", "probability": 0.01},
+        {"kind": "oversized", "every": 4_000}
+    ])
+}
+
+async fn judge_of_kis(stack: &TestStack, truth: &[Value]) -> anyhow::Result<()> {
+    let trades = stack.read::<Trade>(topics::TRADES).await?;
+    let controls = stack.read::<Control>(topics::TRADES).await?;
+    let expected: BTreeMap<(&str, &str), &Value> = truth
+        .iter()
+        .filter(|line| line["line"] == "trade")
+        .map(|line| ((line["instrument"].as_str().unwrap(), line["id"].as_str().unwrap()), line))
+        .collect();
+    let mut received = BTreeSet::new();
+    for trade in &trades {
+        let name = (trade.record.instrument.as_str(), trade.record.trade_id.as_deref().unwrap_or_default());
+        let told = expected.get(&name).with_context(|| format!("trade {name:?} never happened"))?;
+        let same = told["price"].as_str().unwrap().parse() == Ok(trade.record.price)
+            && told["size"].as_str().unwrap().parse().ok() == trade.record.size
+            && json!(trade.record.side) == told["side"]
+            && told["event_time_us"] == trade.record.event_time.micros()
+            && trade.record.conditions.contains(Condition::Auction) == (told["origin"] == "auction");
+        ensure!(same, "trade {name:?} differs: {told} became {:?}", trade.record);
+        received.insert(name);
+    }
+
+    let mut gaps: BTreeMap<&str, &Control> = BTreeMap::new();
+    for control in &controls {
+        let Some(id) = control.record.gap_id.as_deref() else { continue };
+        let first = control.record.kind == ControlKind::GapOpened;
+        // What a gap became counts, not how it began.
+        if !first || !gaps.contains_key(id) {
+            gaps.insert(id, &control.record);
+        }
+    }
+    let abandoned: Vec<&&Control> = gaps.values().filter(|gap| gap.kind == ControlKind::GapAbandoned).collect();
+    let holds = |gap: &Control, name: (&str, &str)| {
+        let at = Timestamp::from_micros(expected[&name]["event_time_us"].as_i64().unwrap());
+        gap.instrument.as_ref().is_some_and(|instrument| instrument.as_str() == name.0)
+            && gap.from.is_some_and(|from| from <= at)
+            && gap.to.is_some_and(|to| at < to)
+    };
+    let missing: Vec<(&str, &str)> = expected.keys().filter(|name| !received.contains(*name)).copied().collect();
+    let untold = missing.iter().filter(|name| !abandoned.iter().any(|gap| holds(gap, **name))).count();
+    ensure!(untold == 0, "{untold} of {} missing trades lie in no gap that says so", missing.len());
+    // What may be missing from before a connection was lost need not be.
+    let sure = |gap: &Control| gap.reason.as_deref().is_none_or(|reason| !reason.contains("maybe"));
+    let empty = abandoned.iter().filter(|gap| sure(gap) && !missing.iter().any(|name| holds(gap, *name))).count();
+    ensure!(empty == 0, "{empty} of {} abandoned gaps miss nothing", abandoned.len());
+    ensure!(abandoned.len() > 20, "hardly anything was missed, so hardly anything was tested: {}", abandoned.len());
+    let filled = gaps.values().filter(|gap| gap.kind == ControlKind::GapFilled).count();
+    ensure!(filled > 0, "no lost connection was proved harmless");
+    // Lost after the closing print: no further trade says whether anything was missed.
+    let last = expected.values().filter_map(|line| line["event_time_us"].as_i64()).max().unwrap();
+    let open = gaps
+        .values()
+        .filter(|gap| gap.kind == ControlKind::GapOpened && gap.from.is_some_and(|from| from.micros() < last - 60_000_000));
+    ensure!(open.count() == 0, "gaps are still open");
+
+    let dead_letters = stack.read::<Envelope>(topics::DEAD_LETTERS).await?;
+    let broken = effects(truth, "malformed") + effects(truth, "oversized");
+    let set_aside = u64::try_from(dead_letters.len())?;
+    ensure!(set_aside <= broken && set_aside * 10 >= broken * 8, "{set_aside} dead letters of {broken} broken frames");
+    Ok(())
+}
+
 async fn truth_is_in_kafka(venue: &str, socket: &str, instrument: &str) -> anyhow::Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let mut stack = TestStack::start_with(&["kafka", "registry"]).await?;
@@ -41,7 +152,7 @@ async fn truth_is_in_kafka(venue: &str, socket: &str, instrument: &str) -> anyho
     simulator.post("faults", &faults()).await?;
     simulator.start_tick_producer(&mut stack, venue, socket, instrument, &[("connection.probe_timeout", "2s")]).await?;
 
-    finished_despite_a_crash(&simulator, &stack).await?;
+    finished_despite_a_crash(&simulator, &stack, "2024-01-02T03:20:00Z").await?;
     let truth = simulator.truth().await?;
     eventually(PATIENCE, async || judge(&stack, &truth).await).await?;
     stack.stop().await;
@@ -157,8 +268,8 @@ fn faults() -> Value {
 }
 
 /// Waits for the simulator; half way the producer is killed and has to come back by itself.
-async fn finished_despite_a_crash(simulator: &Simulator, stack: &TestStack) -> anyhow::Result<()> {
-    let crash_at = Timestamp::parse("2024-01-02T03:20:00Z")?.micros();
+async fn finished_despite_a_crash(simulator: &Simulator, stack: &TestStack, half_way: &str) -> anyhow::Result<()> {
+    let crash_at = Timestamp::parse(half_way)?.micros();
     let crashed = std::cell::Cell::new(false);
     eventually(PATIENCE, async || {
         let clock: Value = serde_json::from_str(&simulator.get("clock").await?)?;

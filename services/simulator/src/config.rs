@@ -33,6 +33,8 @@ pub struct Config {
     pub binance: BinanceConfig,
     /// Upbit's manners.
     pub upbit: UpbitConfig,
+    /// KIS's manners.
+    pub kis: KisConfig,
     /// The admin port.
     pub admin: AdminConfig,
     /// Logging.
@@ -241,6 +243,35 @@ pub struct UpbitConfig {
     pub book_every: Duration,
 }
 
+/// Section `[kis]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KisConfig {
+    /// The one application key that is known; empty = any.
+    pub app_key: String,
+    /// Its secret; empty = any.
+    pub app_secret: String,
+    /// Least time between two tokens for one key.
+    #[serde(with = "humantime_serde")]
+    pub issue_interval: Duration,
+    /// Least time between two approval keys for one key.
+    #[serde(with = "humantime_serde")]
+    pub approval_interval: Duration,
+    /// How long tokens and approval keys are good.
+    #[serde(with = "humantime_serde")]
+    pub pass_life: Duration,
+    /// Registrations a session may hold.
+    pub registrations: usize,
+    /// Time between two pings; one unanswered until the next ends the connection.
+    #[serde(with = "humantime_serde")]
+    pub ping_every: Duration,
+    /// Share of trades that wait for the next one of the same second to share its frame, 0–1.
+    pub shared_frames: f64,
+    /// Least virtual time between two book frames of a market.
+    #[serde(with = "humantime_serde")]
+    pub book_every: Duration,
+}
+
 /// One tape: `[[tapes]]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -249,6 +280,8 @@ pub enum TapeConfig {
     Csv(CsvTape),
     /// A generated tape.
     Generated(GeneratedTape),
+    /// A generated day of the Korea Exchange, played as KIS shows it.
+    KrxDay(KrxDayTape),
 }
 
 /// A recorded tape: a CSV file with a header line, `.gz` too.
@@ -297,6 +330,18 @@ pub enum TimeUnit {
     Ms,
     /// Microseconds.
     Us,
+}
+
+/// A generated day of the Korea Exchange, repeatable from the seed: auctions, volatility interruptions, the closing print.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KrxDayTape {
+    /// The day in Korea (`2026-11-20`).
+    pub date: String,
+    /// How many instruments, with made-up short codes (`000010`, `000020`, `0080G0`, …).
+    pub symbols: usize,
+    /// About how many trades in all, spread evenly over instruments and session.
+    pub trades: usize,
 }
 
 /// A generated tape: a random walk on tick sizes, repeatable from the seed.

@@ -166,6 +166,10 @@ impl FaultSpec {
         if self.probability.is_some_and(|probability| !(0.0..=1.0).contains(&probability)) {
             bail!("fault {:?}: probability is not within 0–1", self.kind);
         }
+        let odd = matches!(self.kind, FaultKind::ZeroSize | FaultKind::TooPrecise);
+        if odd && markets.iter().any(|market| self.concerns(market) && market.venue == Venue::Kis) {
+            bail!("fault {:?}: the Korea Exchange's prices and sizes are whole and above 0; name another venue", self.kind);
+        }
         let lacks = |what: &str| bail!("fault {:?} needs {what}", self.kind);
         match self.kind {
             FaultKind::Silence | FaultKind::RefuseRegion | FaultKind::RefuseConnect if self.duration.is_none() => {

@@ -11,9 +11,9 @@ use tokio::sync::Notify;
 /// A channel that carries data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {
-    /// Every trade: Bitstamp `live_trades_<pair>`, Binance `<symbol>@trade`, Upbit `trade`.
+    /// Every trade: Bitstamp `live_trades_<pair>`, Binance `<symbol>@trade`, Upbit `trade`, KIS `H0STCNT0`.
     Trades,
-    /// Levels of the book: Bitstamp `order_book_<pair>`, Upbit `orderbook`.
+    /// Levels of the book: Bitstamp `order_book_<pair>`, Upbit `orderbook`, KIS `H0STASP0`.
     Book,
     /// Binance `<symbol>@aggTrade`.
     AggTrade,

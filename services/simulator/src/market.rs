@@ -5,6 +5,7 @@
 use crate::clock::micros;
 use crate::decimal::Decimal;
 use crate::hub::Subscriber;
+use crate::kis::day::Day;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -20,11 +21,13 @@ pub enum Venue {
     Binance,
     /// Upbit: WebSocket v1 and REST v1.
     Upbit,
+    /// The Korea Exchange as KIS shows it: WebSocket, token and approval calls.
+    Kis,
 }
 
 impl Venue {
     /// Every venue.
-    pub const ALL: [Venue; 3] = [Venue::Bitstamp, Venue::Binance, Venue::Upbit];
+    pub const ALL: [Venue; 4] = [Venue::Bitstamp, Venue::Binance, Venue::Upbit, Venue::Kis];
 
     /// The name in instruments.
     pub fn name(self) -> &'static str {
@@ -32,6 +35,7 @@ impl Venue {
             Venue::Bitstamp => "BITSTAMP",
             Venue::Binance => "BINANCE",
             Venue::Upbit => "UPBIT",
+            Venue::Kis => "KRX",
         }
     }
 
@@ -40,6 +44,7 @@ impl Venue {
         match self {
             Venue::Bitstamp | Venue::Binance => format!("{base}{quote}"),
             Venue::Upbit => format!("{quote}-{base}"),
+            Venue::Kis => base.to_owned(),
         }
     }
 }
@@ -72,6 +77,8 @@ pub enum Origin {
     ZeroSize,
     /// The fault `too_precise`.
     TooPrecise,
+    /// An auction's one print: nobody is the aggressor.
+    Auction,
 }
 
 /// One trade.
@@ -154,6 +161,8 @@ pub struct Market {
     pub subscribers: RwLock<Vec<Subscriber>>,
     /// The last time a book frame carried, UTC microseconds; they never repeat.
     pub book_us: AtomicI64,
+    /// KIS: what the exchange's day adds up to.
+    pub day: Day,
     /// Binance: where each aggregate trade starts among those that have happened.
     pub aggregates: RwLock<Vec<usize>>,
     trades: RwLock<Vec<Trade>>,
@@ -176,6 +185,7 @@ impl Market {
             size_decimals: decimals.1,
             subscribers: RwLock::default(),
             book_us: AtomicI64::new(i64::MIN),
+            day: if venue == Venue::Kis { Day::of(&trades) } else { Day::default() },
             aggregates: RwLock::default(),
             trades: RwLock::new(trades),
             released: AtomicUsize::new(0),

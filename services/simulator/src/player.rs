@@ -10,6 +10,7 @@ use crate::connection::{Close, Connection};
 use crate::decimal::Decimal;
 use crate::faults::{FaultKind, FaultSpec, Strike};
 use crate::hub::Channel;
+use crate::kis;
 use crate::market::{Fate, Market, Origin, Trade, Venue};
 use crate::place;
 use crate::seed;
@@ -66,6 +67,8 @@ pub struct Player {
     silent_until: Vec<i64>,
     misses: Vec<u64>,
     overtaken: Vec<Option<usize>>,
+    /// Per market: a trade waiting to share a frame with the next one.
+    held: Vec<Option<usize>>,
     /// Connections with too much queued.
     crowded: Vec<Arc<Connection>>,
     /// Since when clients are missing at `max`, and whether waiting for them was given up.
@@ -100,6 +103,7 @@ impl Player {
             silent_until: vec![i64::MIN; markets.len()],
             misses: vec![0; markets.len()],
             overtaken: vec![None; markets.len()],
+            held: vec![None; markets.len()],
             next,
             delayed: BinaryHeap::new(),
             candles: BTreeMap::new(),
@@ -297,7 +301,7 @@ impl Player {
         let market = &simulation.hub.markets[index];
         let (at, trade) = release(market, Fate::Pending);
         let strikes = match trade.origin {
-            Origin::Tape => simulation.faults.at_trade(market, trade.id, trade.time_us),
+            Origin::Tape | Origin::Auction => simulation.faults.at_trade(market, trade.id, trade.time_us),
             Origin::ZeroSize | Origin::TooPrecise => Vec::new(),
         };
         let waiting = self.overtaken[index].take();
@@ -351,6 +355,11 @@ impl Player {
         if let Some(waiting) = waiting {
             self.deliver(index, waiting, Fate::OutOfOrder, 0);
         }
+        if let Some(held) = self.held[index].filter(|held| *held != at) {
+            // What it waited for did not come.
+            self.held[index] = None;
+            self.put_on_sockets(index, &[held], Fate::Socket, 0);
+        }
         simulation.metrics.trade(market.trades()[at].fate);
         self.send_derived(index, at);
         for strike in &strikes {
@@ -358,10 +367,30 @@ impl Player {
         }
     }
 
-    /// Puts a trade on every socket that listens for it, with so many copies, and notes what became of it.
+    /// Delivers a trade, or keeps it back to share a frame with the next one.
     fn deliver(&mut self, index: usize, at: usize, fate: Fate, copies: u64) {
         let simulation = self.simulation.clone();
         let market = &simulation.hub.markets[index];
+        match self.held[index].take() {
+            Some(held) if fate == Fate::Socket => self.put_on_sockets(index, &[held, at], fate, copies),
+            Some(held) => {
+                self.put_on_sockets(index, &[held], Fate::Socket, 0);
+                self.put_on_sockets(index, &[at], fate, copies);
+            }
+            None if fate == Fate::Socket && copies == 0 && kis::shares_frame(&simulation.config, market, at) => {
+                self.held[index] = Some(at);
+                market.trades_mut()[at].fate = Fate::Socket;
+            }
+            None => self.put_on_sockets(index, &[at], fate, copies),
+        }
+    }
+
+    /// Puts trades (one, or two that share a frame) on every socket that listens for them, with so many copies, and notes what became of them.
+    fn put_on_sockets(&mut self, index: usize, all: &[usize], fate: Fate, copies: u64) {
+        let simulation = self.simulation.clone();
+        let market = &simulation.hub.markets[index];
+        let Some(at) = all.last().copied() else { return };
+        let together: Vec<Trade> = all.iter().map(|at| market.trades()[*at]).collect();
         let trade = market.trades()[at];
         let mut frames = 0_u64;
         for _ in 0..=copies {
@@ -369,6 +398,9 @@ impl Player {
                 self.payload.clear();
                 let connection = &subscriber.connection;
                 match subscriber.channel {
+                    Channel::Trades if market.venue == Venue::Kis => {
+                        kis::socket::write_trades(market, &together, &mut self.payload);
+                    }
                     Channel::Trades => write_trade(&simulation, market, &trade, connection, &mut self.payload),
                     Channel::AggTrade => {
                         if !binance::socket::write_aggregate(market, at, connection, &mut self.payload) {
@@ -388,11 +420,13 @@ impl Player {
         }
         simulation.metrics.frames(market.venue, frames);
         let mut trades = market.trades_mut();
-        let trade = &mut trades[at];
         let frames_of_one = frames / (copies + 1);
-        trade.fate = if frames == 0 { Fate::RestOnly } else { fate };
-        trade.frames = trade.frames.saturating_add(u8::try_from(frames).unwrap_or(u8::MAX));
-        trade.copies = trade.copies.saturating_add(u8::try_from(frames - frames_of_one).unwrap_or(u8::MAX));
+        for at in all {
+            let trade = &mut trades[*at];
+            trade.fate = if frames == 0 { Fate::RestOnly } else { fate };
+            trade.frames = trade.frames.saturating_add(u8::try_from(frames).unwrap_or(u8::MAX));
+            trade.copies = trade.copies.saturating_add(u8::try_from(frames - frames_of_one).unwrap_or(u8::MAX));
+        }
     }
 
     /// Sends what is derived from a trade: book tops and candles.
@@ -430,6 +464,7 @@ impl Player {
         match market.venue {
             Venue::Bitstamp => market.note_book(&trade, simulation.config.bitstamp.book_every),
             Venue::Upbit => market.note_book(&trade, simulation.config.upbit.book_every),
+            Venue::Kis => market.note_book(&trade, simulation.config.kis.book_every),
             Venue::Binance => {}
         }
         for interval in watched {
@@ -540,7 +575,7 @@ impl Player {
                     match connection.venue {
                         Venue::Bitstamp => bitstamp::socket::send_request_reconnect(&connection, number),
                         Venue::Binance => binance::socket::send_shutdown(&connection, self.simulation.clock.now_us()),
-                        Venue::Upbit => {} // gives no notice
+                        Venue::Upbit | Venue::Kis => {} // give no notice
                     }
                     close_later(connection, spec.duration.unwrap_or(NOTICE));
                     continue;
@@ -626,7 +661,7 @@ impl Player {
             let lifetime_us = match connection.venue {
                 Venue::Bitstamp => micros(config.bitstamp.connection_lifetime),
                 Venue::Binance => micros(config.binance.connection_lifetime),
-                Venue::Upbit => i64::MAX, // has none
+                Venue::Upbit | Venue::Kis => i64::MAX, // have none
             };
             let notice_us = micros(config.binance.shutdown_notice);
             if connection.venue == Venue::Binance
@@ -650,6 +685,7 @@ fn write_trade(simulation: &Simulation, market: &Market, trade: &Trade, connecti
         Venue::Bitstamp => bitstamp::socket::write_trade(market, trade, simulation.config.seed, out),
         Venue::Binance => binance::socket::write_trade(market, trade, connection, out),
         Venue::Upbit => upbit::socket::write_trade(simulation, market, trade, connection, "REALTIME", out),
+        Venue::Kis => kis::socket::write_trades(market, std::slice::from_ref(trade), out),
     }
 }
 
@@ -662,6 +698,13 @@ fn write_book(simulation: &Simulation, market: &Market, trade: &Trade, connectio
             let due = market.book_due(trade, simulation.config.upbit.book_every).is_some();
             if due {
                 upbit::socket::write_book(simulation, market, trade, connection, "REALTIME", out);
+            }
+            due
+        }
+        Venue::Kis => {
+            let due = market.book_due(trade, simulation.config.kis.book_every).is_some();
+            if due {
+                kis::socket::write_book(market, trade, simulation.config.seed, out);
             }
             due
         }
@@ -684,6 +727,7 @@ fn close_later(connection: Arc<Connection>, notice: Duration) {
 
 /// Breaks a good trade frame in one of five ways.
 fn make_malformed(market: &Market, seed: u64, place: &[u64], payload: &mut Vec<u8>) {
+    let (own_code, own_code_and_nines) = (format!("|{}^", market.upper), format!("|{}^99", market.upper));
     let (wrong_types, price, time) = match market.venue {
         Venue::Bitstamp => (
             format!(r#"{{"data":{{"id":true}},"channel":"live_trades_{}","event":"trade"}}"#, market.lower),
@@ -695,6 +739,12 @@ fn make_malformed(market: &Market, seed: u64, place: &[u64], payload: &mut Vec<u
             format!(r#"{{"type":"trade","code":"{}","sequential_id":true}}"#, market.upper),
             ("\"trade_price\":", "\"trade_price\":\"NaN\",\"x\":"),
             ("\"trade_timestamp\":", "\"trade_timestamp\":\"soon\",\"y\":"),
+        ),
+        // No JSON: fields that do not divide among the records, and a time out of every clock.
+        Venue::Kis => (
+            format!("0|H0STCNT0|001|{}^090000", market.upper),
+            ("0|H0STCNT0|001|", "0|H0STCNT0|003|"),
+            (own_code.as_str(), own_code_and_nines.as_str()),
         ),
     };
     match seed::pick(seed, place, 5) {

@@ -1,13 +1,14 @@
 //! The wire port: the venues' WebSocket and REST on one address, and the ways in which it refuses.
 //!
 //! `/bitstamp` is Bitstamp's WebSocket, `/bitstamp/api/v2/…` its REST; `/binance/ws[/<stream>…]` and `/binance/stream?streams=…` are Binance's
-//! WebSockets, `/binance/api/v3/…` its REST; `/upbit/websocket/v1` and `/upbit/v1/…` are Upbit's. Next: `connection.rs`.
+//! WebSockets, `/binance/api/v3/…` its REST; `/upbit/websocket/v1` and `/upbit/v1/…` are Upbit's;
+//! `/kis`, `/kis/tryitout[/…]` and `/kis/oauth2/…` are KIS's. Next: `connection.rs`.
 
 use crate::connection::{self, Close};
 use crate::faults::FaultBody;
 use crate::market::Venue;
 use crate::simulation::Simulation;
-use crate::{binance, bitstamp, upbit};
+use crate::{binance, bitstamp, kis, upbit};
 use anyhow::Context;
 use axum::Router;
 use axum::body::Body;
@@ -140,6 +141,7 @@ fn routes(simulation: Arc<Simulation>) -> Router {
     let bitstamp = Router::new().merge(bitstamp::rest::routes()).layer(from_fn_with_state(simulation.clone(), bitstamp_rest));
     let binance = Router::new().merge(binance::rest::routes()).layer(from_fn_with_state(simulation.clone(), binance_rest));
     let upbit = Router::new().merge(upbit::rest::routes()).layer(from_fn_with_state(simulation.clone(), upbit_rest));
+    let kis = Router::new().merge(kis::rest::routes()).layer(from_fn_with_state(simulation.clone(), kis_rest));
     Router::new()
         .route("/bitstamp", get(bitstamp_socket))
         .route("/bitstamp/", get(bitstamp_socket))
@@ -150,6 +152,10 @@ fn routes(simulation: Arc<Simulation>) -> Router {
         .nest("/bitstamp", bitstamp)
         .nest("/binance", binance)
         .nest("/upbit", upbit)
+        .route("/kis", get(kis_socket))
+        .route("/kis/tryitout", get(kis_socket))
+        .route("/kis/tryitout/{*tr_id}", get(kis_socket))
+        .nest("/kis", kis)
         .with_state(simulation)
 }
 
@@ -195,6 +201,10 @@ async fn upbit_rest(State(simulation): Shared, request: Request, next: Next) -> 
     .await
 }
 
+async fn kis_rest(State(simulation): Shared, request: Request, next: Next) -> Response {
+    rest(&simulation, Venue::Kis, async { next.run(request).await }).await
+}
+
 /// A REST answer, or the failure that a fault puts in its place; dated with virtual time.
 async fn rest(simulation: &Simulation, venue: Venue, answer: impl Future<Output = Response>) -> Response {
     let mut response = match refusal(simulation, venue) {
@@ -221,6 +231,7 @@ fn refusal(simulation: &Simulation, venue: Venue) -> Option<Response> {
                 Venue::Bitstamp => bitstamp::rest::error_body(status),
                 Venue::Binance => binance::rest::error_body(status),
                 Venue::Upbit => upbit::rest::error_body(status),
+                Venue::Kis => kis::rest::error_body(status),
             };
             (code, axum::Json(body)).into_response()
         }
@@ -241,7 +252,7 @@ fn refusal(simulation: &Simulation, venue: Venue) -> Option<Response> {
 fn region_refused(venue: Venue) -> Response {
     let status = StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS;
     match venue {
-        Venue::Bitstamp | Venue::Upbit => {
+        Venue::Bitstamp | Venue::Upbit | Venue::Kis => {
             (status, Html("<html><body><h1>451 Unavailable For Legal Reasons</h1></body></html>")).into_response()
         }
         Venue::Binance => {
@@ -303,6 +314,14 @@ async fn upbit_socket(State(simulation): Shared, request: Request) -> Response {
     upgrade(simulation, request, Venue::Upbit, (false, false), Vec::new(), ping_every)
 }
 
+async fn kis_socket(State(simulation): Shared, request: Request) -> Response {
+    if simulation.refusals.region_refused(Venue::Kis) {
+        return region_refused(Venue::Kis);
+    }
+    let ping_every = simulation.config.kis.ping_every;
+    upgrade(simulation, request, Venue::Kis, (false, false), Vec::new(), ping_every)
+}
+
 /// Turns an HTTP request into a WebSocket connection.
 fn upgrade(
     simulation: Arc<Simulation>,
@@ -336,6 +355,7 @@ fn upgrade(
             Venue::Bitstamp => bitstamp::socket::on_message(&simulation, &connection, message),
             Venue::Binance => binance::socket::on_message(&simulation, &connection, message),
             Venue::Upbit => upbit::socket::on_message(&simulation, &connection, message),
+            Venue::Kis => kis::socket::on_message(&simulation, &connection, message),
         };
         let on_ping_time = || match venue {
             Venue::Bitstamp => {
@@ -343,6 +363,7 @@ fn upgrade(
             }
             Venue::Binance => binance::socket::on_ping_time(&simulation, &connection),
             Venue::Upbit => upbit::socket::on_ping_time(&simulation, &connection),
+            Venue::Kis => kis::socket::on_ping_time(&simulation, &connection),
         };
         connection::serve(TokioIo::new(upgraded), connection.clone(), ping_every, on_message, on_ping_time).await;
         simulation.hub.leave(&connection);

@@ -9,7 +9,7 @@ use crate::metrics::SimulatorMetrics;
 use crate::place;
 use crate::tape;
 use crate::truth::Truth;
-use crate::{binance, market::Market, upbit};
+use crate::{binance, kis, market::Market, upbit};
 use anyhow::bail;
 use marketflow_runtime::Metrics;
 use serde::Serialize;
@@ -44,6 +44,8 @@ pub struct Simulation {
     pub binance_ledger: binance::rest::Ledger,
     /// Upbit's request and connection ledgers.
     pub upbit_ledger: upbit::rest::Ledger,
+    /// KIS's customers: their passes and sessions.
+    pub kis_ledger: kis::rest::Ledger,
 }
 
 /// What `GET /status` answers.
@@ -109,6 +111,7 @@ impl Simulation {
             bitstamp_ledger: bitstamp::rest::Ledger::default(),
             binance_ledger: binance::rest::Ledger::default(),
             upbit_ledger: upbit::rest::Ledger::default(),
+            kis_ledger: kis::rest::Ledger::default(),
             config,
         }))
     }

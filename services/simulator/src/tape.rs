@@ -10,6 +10,7 @@
 
 use crate::config::{Config, CsvTape, GeneratedTape, RangeConfig, TapeConfig, TimeUnit, instant_us};
 use crate::decimal::Decimal;
+use crate::kis;
 use crate::market::{Market, Trade, Venue};
 use crate::seed;
 use crate::upbit;
@@ -26,7 +27,7 @@ use tracing::{info, warn};
 pub const MAPPING: &[(&str, &str)] = &[
     (
         "id",
-        "the tape's own id column where it has one; else on Bitstamp a rising 19-digit id per row with seeded holes of 2-31, on Binance consecutive, on Upbit milliseconds times 10,000 and a count",
+        "the tape's own id column where it has one; else on Bitstamp a rising 19-digit id per row with seeded holes of 2-31, on Binance consecutive, on Upbit milliseconds times 10,000 and a count, on the Korea Exchange the date and the day's volume",
     ),
     (
         "side",
@@ -45,6 +46,7 @@ pub fn load(config: &Config) -> anyhow::Result<Vec<Market>> {
         let loaded = match tape {
             TapeConfig::Csv(tape) => load_csv(tape, &config.range, config.seed)?,
             TapeConfig::Generated(tape) => generate(tape, &config.range, config.seed)?,
+            TapeConfig::KrxDay(tape) => kis::day::generate(tape, config.seed)?,
         };
         for market in loaded {
             info!(instrument = market.instrument, trades = market.count(), "tape loaded");
@@ -78,7 +80,7 @@ impl Series {
         let next_id = match venue {
             Venue::Bitstamp => 1_900_000_000_000_000_000 + seed::pick_i64(id_seed, &[0], 1_000_000_000) * 1_000_000,
             Venue::Binance => 1_000_000 + seed::pick_i64(id_seed, &[0], 1_000_000),
-            Venue::Upbit => 0,
+            Venue::Upbit | Venue::Kis => 0,
         };
         let (base, quote) = (base.to_owned(), quote.to_owned());
         Series { base, quote, next_id, id_seed, rows: 0, last_price: None, taker_sells: false, trades: Vec::new() }
@@ -86,14 +88,14 @@ impl Series {
 
     fn take_id(&mut self, venue: Venue, time_us: i64) -> i64 {
         let id = match venue {
-            Venue::Bitstamp | Venue::Binance => self.next_id,
+            Venue::Bitstamp | Venue::Binance | Venue::Kis => self.next_id,
             Venue::Upbit => self.next_id.max(time_us.div_euclid(1_000).saturating_mul(10_000)),
         };
         self.rows += 1;
         self.next_id = id
             + match venue {
                 Venue::Bitstamp => 2 + seed::pick_i64(self.id_seed, &[self.rows], 30),
-                Venue::Binance | Venue::Upbit => 1,
+                Venue::Binance | Venue::Upbit | Venue::Kis => 1,
             };
         id
     }
@@ -136,6 +138,9 @@ fn load_csv(tape: &CsvTape, range: &RangeConfig, seed: u64) -> anyhow::Result<Ve
 }
 
 fn read_csv(tape: &CsvTape, range: &RangeConfig, seed: u64, reader: impl Read) -> anyhow::Result<Vec<Market>> {
+    if tape.venue == Venue::Kis {
+        bail!("the Korea Exchange is played from tapes of kind krx-day only");
+    }
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(reader);
     let columns = Columns::find(tape, &reader.headers()?.clone())?;
     let (mut series, by_symbol) = series_of(tape, seed)?;
@@ -254,6 +259,7 @@ const fn generated_decimals(venue: Venue) -> (u8, u8) {
         Venue::Bitstamp | Venue::Binance => (2, 5),
         // Won without a fraction, and sizes small enough for exponents.
         Venue::Upbit => (0, 8),
+        Venue::Kis => (0, 0),
     }
 }
 
@@ -262,6 +268,7 @@ fn tick(venue: Venue, price: i64) -> i64 {
     match venue {
         Venue::Bitstamp | Venue::Binance => 1,
         Venue::Upbit => upbit::tick(price),
+        Venue::Kis => kis::tick(price),
     }
 }
 
@@ -273,6 +280,7 @@ fn generate(tape: &GeneratedTape, range: &RangeConfig, seed: u64) -> anyhow::Res
         Venue::Bitstamp => "USD",
         Venue::Binance => "USDT",
         Venue::Upbit => "KRW",
+        Venue::Kis => bail!("the Korea Exchange has days: use a tape of kind krx-day"),
     };
     let decimals = generated_decimals(tape.venue);
     let mut series: Vec<Series> =

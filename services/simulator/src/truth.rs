@@ -91,7 +91,13 @@ impl Truth {
                         event_time_us: trade.time_us,
                         price: &trade.price().text(0),
                         size: &trade.size().text(0),
-                        side: if trade.taker_sells { "sell" } else { "buy" },
+                        side: if trade.origin == Origin::Auction {
+                            "unknown"
+                        } else if trade.taker_sells {
+                            "sell"
+                        } else {
+                            "buy"
+                        },
                         origin: trade.origin,
                         delivery: trade.fate,
                         frames: trade.frames,

@@ -30,8 +30,9 @@ pub const PROVIDER: Provider = Provider {
         rest_weight_burst: 1_000,
     },
     repair: Repair::ContiguousIds,
-    connection: |instruments, timing| Box::new(BinanceConnection::new(&instruments, timing)),
-    rest: &BinanceRest,
+    connection: |instruments, timing, _| Box::new(BinanceConnection::new(&instruments, timing)),
+    login: None,
+    rest: Some(&BinanceRest),
     accepts,
 };
 

@@ -30,8 +30,9 @@ pub const PROVIDER: Provider = Provider {
         rest_weight_burst: 300,
     },
     repair: Repair::Sweep { every: Duration::from_secs(30), resolution: Duration::from_secs(1) },
-    connection: |instruments, timing| Box::new(BitstampConnection::new(&instruments, timing)),
-    rest: &BitstampRest,
+    connection: |instruments, timing, _| Box::new(BitstampConnection::new(&instruments, timing)),
+    login: None,
+    rest: Some(&BitstampRest),
     accepts,
 };
 

@@ -30,8 +30,9 @@ pub const PROVIDER: Provider = Provider {
         rest_weight_burst: 8,
     },
     repair: Repair::Sweep { every: Duration::from_secs(30), resolution: Duration::from_millis(1) },
-    connection: |instruments, timing| Box::new(UpbitConnection::new(&instruments, timing)),
-    rest: &UpbitRest,
+    connection: |instruments, timing, _| Box::new(UpbitConnection::new(&instruments, timing)),
+    login: None,
+    rest: Some(&UpbitRest),
     accepts,
 };
 

@@ -1,0 +1,374 @@
+//! One connection: registrations within the 41 a key has, each acknowledged by name; `PINGPONG`; and a question that proves life.
+//!
+//! Every instrument's trades are registered, and of what is left of the 41 as many order books as fit. The broker pings every minute or two, and
+//! its ping carries its clock, which is evidence; in a quiet market between two of them a registration that exists is asked for again: the
+//! refusal stands behind the data sent before it. A trade has no id, but the day's volume, which shows a hole at the next trade.
+//!
+//! Next: `services/producer/src/websocket.rs`.
+
+use super::PROVIDER;
+use super::frame::{BOOK, BookField, ControlFrame, DataFrame, TRADES, TradeField};
+use super::parse::{self, Printed, korean_time};
+use crate::number::{shape_error, shown};
+use crate::session::{Session, Timing};
+use crate::{Connection, Event, FeedKind, Frame, Malformed, Moment, Secret};
+use marketflow_model::{Instrument, Timestamp};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// Registrations a key may hold over all kinds.
+pub(super) const REGISTRATIONS: usize = 41;
+/// Least time between two messages to the broker.
+const SEND_INTERVAL: Duration = Duration::from_millis(50);
+/// Venue clock without any frame before life is asked for.
+const QUIET: Duration = Duration::from_secs(10);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Request {
+    Register(String),
+    Leave(String),
+    Probe(String),
+}
+
+/// State of one connection to the broker.
+#[derive(Debug)]
+pub struct KisConnection {
+    session: Session,
+    key: Secret,
+    instruments: BTreeSet<Instrument>,
+    outbox: VecDeque<Request>,
+    last_sent: Option<Duration>,
+    /// When anything was last received, on the venue's clock.
+    heard: Option<Timestamp>,
+    /// The registration whose repetition is to be refused.
+    probing: Option<String>,
+    /// Last share of the day seen, per instrument.
+    last_ids: BTreeMap<Instrument, i64>,
+    /// Time of the last book used, per instrument.
+    books: BTreeMap<Instrument, Timestamp>,
+}
+
+impl KisConnection {
+    /// A connection that will carry these instruments; `key` is the approval key.
+    pub fn new(instruments: &[Instrument], timing: Timing, key: &Secret) -> Self {
+        Self {
+            session: Session::new(Timing { probe_interval: timing.probe_interval.max(QUIET), ..timing }),
+            key: key.clone(),
+            instruments: instruments.iter().cloned().collect(),
+            outbox: VecDeque::new(),
+            last_sent: None,
+            heard: None,
+            probing: None,
+            last_ids: BTreeMap::new(),
+            books: BTreeMap::new(),
+        }
+    }
+
+    /// Brings the registrations in line with the instruments: first what must go, so that there is room for what comes.
+    fn arrange(&mut self, now: Moment) {
+        let books = REGISTRATIONS.saturating_sub(self.instruments.len());
+        let trades = self.instruments.iter().map(|i| (channel(TRADES, i.symbol()), i.clone(), FeedKind::Trades));
+        let quotes = self.instruments.iter().take(books).map(|i| (channel(BOOK, i.symbol()), i.clone(), FeedKind::Quotes));
+        let wanted: Vec<_> = trades.chain(quotes).collect();
+        for name in self.session.present() {
+            if !wanted.iter().any(|(wanted, ..)| *wanted == name) && self.session.leave(&name) {
+                self.outbox.retain(|request| *request != Request::Register(name.clone()));
+                self.outbox.push_back(Request::Leave(name));
+            }
+        }
+        for (name, instrument, kind) in wanted {
+            self.session.want(name, &instrument, kind);
+        }
+        let mut missing = self.session.wanted();
+        // Trades first.
+        missing.sort_by_key(|name| !name.starts_with(TRADES));
+        for name in missing {
+            self.session.asked(&name, now);
+            self.outbox.push_back(Request::Register(name));
+        }
+    }
+
+    /// Sends what the pace allows.
+    fn send(&mut self, now: Moment, out: &mut Vec<Event>) {
+        let free = self.last_sent.is_none_or(|at| now.monotonic.saturating_sub(at) >= SEND_INTERVAL);
+        if !free {
+            return;
+        }
+        let Some(request) = self.outbox.pop_front() else { return };
+        let (name, tr_type) = match &request {
+            Request::Register(name) | Request::Probe(name) => (name, '1'),
+            Request::Leave(name) => (name, '2'),
+        };
+        if matches!(request, Request::Register(_)) {
+            // The wait for the answer counts from the moment it is really asked.
+            self.session.asked(name, now);
+        }
+        let (tr_id, tr_key) = name.split_once(':').unwrap_or((name, ""));
+        self.last_sent = Some(now.monotonic);
+        out.push(Event::Send {
+            text: format!(
+                r#"{{"header":{{"approval_key":"{}","custtype":"P","tr_type":"{tr_type}","content-type":"utf-8"}},"body":{{"input":{{"tr_id":"{tr_id}","tr_key":"{tr_key}"}}}}}}"#,
+                self.key.expose()
+            ),
+        });
+    }
+
+    fn on_control(&mut self, text: &str, now: Moment, out: &mut Vec<Event>) {
+        let frame: ControlFrame<'_> = match serde_json::from_str(text) {
+            Ok(frame) => frame,
+            Err(error) => {
+                let (reason, detail) = shape_error(text, &error);
+                out.push(Event::Malformed { reason, detail, trade: None });
+                return;
+            }
+        };
+        if frame.header.tr_id == "PINGPONG" {
+            return Self::on_ping(text, frame.header.datetime.as_deref(), out);
+        }
+        let Some(code) = frame.body.as_ref().and_then(|body| body.msg_cd.as_deref()) else {
+            out.push(Event::Malformed {
+                reason: Malformed::UnknownShape,
+                detail: format!("message about {}", shown(&frame.header.tr_id)),
+                trade: None,
+            });
+            return;
+        };
+        let name = channel(&frame.header.tr_id, frame.header.tr_key.as_deref().unwrap_or_default());
+        let message = frame.body.as_ref().and_then(|body| body.msg1.as_deref()).unwrap_or_default();
+        match code {
+            "OPSP0002" if self.probing.as_ref() == Some(&name) => {
+                self.probing = None;
+                self.session.probe_answered(out);
+            }
+            "OPSP0000" | "OPSP0002" => self.session.acknowledged(&name, now, out),
+            "OPSP0001" | "OPSP0003" => self.session.left(&name, out),
+            _ => {
+                let instrument = self.session.instrument(&name).cloned();
+                out.push(Event::Refused { instrument, reason: format!("{} ({})", shown(message), shown(code)) });
+                match code {
+                    "OPSP0009" | "OPSP0010" | "OPSP0011" => out.push(Event::Reconnect { reason: KEY_REFUSED }),
+                    "OPSP8996" => out.push(Event::Reconnect { reason: "key_in_use" }),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// The broker's ping is answered with its own words; its clock is evidence.
+    fn on_ping(text: &str, datetime: Option<&str>, out: &mut Vec<Event>) {
+        out.push(Event::Send { text: text.to_owned() });
+        let clock = datetime.and_then(|t| t.split_at_checked(8)).map(|(date, time)| korean_time("datetime", date, time));
+        if let Some(Ok(through)) = clock {
+            out.push(Event::Evidence { through });
+        }
+    }
+
+    fn on_data(&mut self, text: &str, now: Moment, out: &mut Vec<Event>) {
+        let frame = match DataFrame::read(text) {
+            Ok(frame) => frame,
+            Err(detail) => {
+                out.push(Event::Malformed { reason: Malformed::UnknownShape, detail, trade: None });
+                return;
+            }
+        };
+        match frame.tr_id {
+            // Notices of one's own orders are not subscribed here; their pass is not kept.
+            _ if frame.encrypted => out.push(Event::Ignored),
+            TRADES => frame.records().for_each(|record| {
+                let instrument = self.session.instrument(&channel(TRADES, record.trade(TradeField::Code))).cloned();
+                match instrument {
+                    Some(instrument) => self.on_trade(&instrument, parse::trade(record, &instrument, now.received), now, out),
+                    None => out.push(Event::Ignored),
+                }
+            }),
+            BOOK => frame.records().for_each(|record| {
+                let instrument = self.session.instrument(&channel(BOOK, record.book(BookField::Code))).cloned();
+                match instrument.map(|instrument| parse::quote(record, &instrument, now.received)) {
+                    None => out.push(Event::Ignored),
+                    Some(Ok(quote)) => self.on_quote(quote, out),
+                    Some(Err((reason, detail))) => out.push(Event::Malformed { reason, detail, trade: None }),
+                }
+            }),
+            other => out.push(Event::Malformed {
+                reason: Malformed::UnknownShape,
+                detail: format!("data of {}", shown(other)),
+                trade: None,
+            }),
+        }
+    }
+
+    fn on_trade(
+        &mut self,
+        instrument: &Instrument,
+        read: Result<Printed, crate::number::FieldError>,
+        now: Moment,
+        out: &mut Vec<Event>,
+    ) {
+        match read {
+            Ok(Printed::Trade(trade)) => {
+                self.session.heard(instrument, now);
+                if let Some((first, last)) = PROVIDER.ids(&trade) {
+                    self.watch_ids(instrument, first, last, out);
+                }
+                out.push(Event::Trade(trade));
+            }
+            Ok(Printed::Expected) => out.push(Event::Ignored),
+            Err((reason, detail)) => out.push(Event::Malformed { reason, detail, trade: None }),
+        }
+    }
+
+    fn watch_ids(&mut self, instrument: &Instrument, first: i64, last: i64, out: &mut Vec<Event>) {
+        let Some(before) = self.last_ids.get_mut(instrument) else {
+            self.last_ids.insert(instrument.clone(), last);
+            return;
+        };
+        if let Some(after) = PROVIDER.missing_after(*before, first) {
+            out.push(Event::Missing { instrument: instrument.clone(), after, before: first });
+        }
+        *before = last.max(*before);
+    }
+
+    fn on_quote(&mut self, quote: marketflow_model::Quote, out: &mut Vec<Event>) {
+        let last = self.books.entry(quote.instrument.clone()).or_insert(Timestamp::MIN);
+        if quote.event_time < *last {
+            out.push(Event::Ignored);
+            return;
+        }
+        *last = quote.event_time;
+        let through = quote.event_time;
+        out.push(Event::Quote(quote));
+        out.push(Event::Evidence { through });
+    }
+}
+
+impl Connection for KisConnection {
+    fn on_open(&mut self, now: Moment, out: &mut Vec<Event>) {
+        self.session.open(now);
+        self.heard = Some(now.venue);
+        self.arrange(now);
+        self.send(now, out);
+    }
+
+    fn on_frame(&mut self, frame: Frame<'_>, now: Moment, out: &mut Vec<Event>) {
+        self.heard = Some(now.venue);
+        match frame {
+            Frame::Text(text) if text.len() > PROVIDER.limits.frame_bytes_max => {
+                out.push(Event::Malformed { reason: Malformed::Oversized, detail: format!("{} bytes", text.len()), trade: None });
+            }
+            Frame::Text(text) if matches!(text.as_bytes(), [b'0' | b'1', b'|', ..]) => self.on_data(text, now, out),
+            Frame::Text(text) => self.on_control(text, now, out),
+            Frame::Binary(bytes) => {
+                out.push(Event::Malformed { reason: Malformed::Binary, detail: format!("{} bytes", bytes.len()), trade: None });
+            }
+        }
+    }
+
+    fn on_timer(&mut self, now: Moment, out: &mut Vec<Event>) {
+        self.session.on_timer(now, out);
+        self.arrange(now);
+        let quiet_micros = self.heard.map_or(0, |heard| now.venue.micros_since(heard));
+        if quiet_micros >= i64::try_from(QUIET.as_micros()).unwrap_or(i64::MAX)
+            && let Some(name) = self.session.active().into_iter().next()
+            && self.session.probe_due(now)
+        {
+            self.probing = Some(name.clone());
+            self.outbox.push_front(Request::Probe(name));
+        }
+        self.send(now, out);
+    }
+
+    fn subscribe(&mut self, instruments: &[Instrument], now: Moment, out: &mut Vec<Event>) {
+        self.instruments.extend(instruments.iter().cloned());
+        self.arrange(now);
+        self.send(now, out);
+    }
+
+    fn unsubscribe(&mut self, instruments: &[Instrument], now: Moment, out: &mut Vec<Event>) {
+        for instrument in instruments {
+            self.instruments.remove(instrument);
+            self.last_ids.remove(instrument);
+        }
+        self.arrange(now);
+        self.send(now, out);
+    }
+}
+
+/// Why a connection ends whose pass is not taken: the next one needs a new pass.
+pub const KEY_REFUSED: &str = "key_refused";
+
+fn channel(tr_id: &str, tr_key: &str) -> String {
+    format!("{tr_id}:{tr_key}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::tests::{TIMING, moment};
+
+    fn instruments(count: usize) -> Vec<Instrument> {
+        (1..=count).map(|number| format!("KRX:{number:05}0").parse().unwrap()).collect()
+    }
+
+    fn sent(connection: &mut KisConnection, rounds: u64) -> Vec<String> {
+        let mut out = Vec::new();
+        connection.on_open(moment(0), &mut out);
+        for round in 1..=rounds {
+            let now = Moment { monotonic: Duration::from_millis(round * 50), ..moment(0) };
+            connection.on_timer(now, &mut out);
+        }
+        out.into_iter().filter_map(|event| if let Event::Send { text } = event { Some(text) } else { None }).collect()
+    }
+
+    #[test]
+    fn trades_come_first_and_books_take_what_is_left_of_the_41() {
+        for (count, books) in [(5, 5), (30, 11), (41, 0)] {
+            let mut connection = KisConnection::new(&instruments(count), TIMING, &Secret::new("k"));
+            let sent = sent(&mut connection, 60);
+            let of = |tr_id| sent.iter().filter(|text| text.contains(tr_id)).count();
+            assert_eq!((of(TRADES), of(BOOK)), (count, books));
+            assert!(sent[..count].iter().all(|text| text.contains(TRADES)), "trades first");
+        }
+    }
+
+    #[test]
+    fn a_book_makes_room_for_the_trades_of_one_more_before_they_are_asked_for() {
+        let mut connection = KisConnection::new(&instruments(25), TIMING, &Secret::new("k"));
+        sent(&mut connection, 60);
+        let mut out = Vec::new();
+        connection.subscribe(&["KRX:999990".parse().unwrap()], moment(10), &mut out);
+        connection.on_timer(moment(11), &mut out);
+        let sends: Vec<&String> =
+            out.iter().filter_map(|e| if let Event::Send { text } = e { Some(text) } else { None }).collect();
+        assert!(sends[0].contains(r#""tr_type":"2""#) && sends[0].contains(BOOK), "{}", sends[0]);
+        assert!(sends[1].contains(r#""tr_type":"1""#) && sends[1].contains("999990"), "{}", sends[1]);
+    }
+
+    #[test]
+    fn in_a_quiet_market_an_existing_registration_is_asked_for_and_its_refusal_is_proof_of_life() {
+        let mut connection = KisConnection::new(&instruments(1), TIMING, &Secret::new("k"));
+        sent(&mut connection, 3);
+        let answer = |tr_id: &str, code: &str| {
+            format!(
+                r#"{{"header":{{"tr_id":"{tr_id}","tr_key":"000010","encrypt":"N"}},"body":{{"rt_cd":"1","msg_cd":"{code}","msg1":"x"}}}}"#
+            )
+        };
+        for tr_id in [TRADES, BOOK] {
+            connection.on_frame(Frame::Text(&answer(tr_id, "OPSP0000")), moment(1), &mut Vec::new());
+        }
+        let mut out = Vec::new();
+        connection.on_timer(moment(5), &mut out);
+        assert_eq!(out, [], "heard four seconds ago");
+        connection.on_timer(moment(12), &mut out);
+        let [Event::Send { text }] = &out[..] else { panic!("{out:?}") };
+        let asked = if text.contains(TRADES) { TRADES } else { BOOK };
+        out.clear();
+        connection.on_frame(Frame::Text(&answer(asked, "OPSP0002")), moment(13), &mut out);
+        assert_eq!(out, [Event::Evidence { through: moment(12).venue }]);
+    }
+
+    #[test]
+    fn the_key_is_not_printed() {
+        let connection = KisConnection::new(&instruments(1), TIMING, &Secret::new("a-secret"));
+        assert!(!format!("{connection:?}").contains("a-secret"));
+    }
+}

@@ -1,0 +1,244 @@
+//! Passes: issued once, kept in a file only their owner reads, shared by every process of the machine, renewed before they end.
+//!
+//! Whoever needs a pass takes the file's lock, reads it, and only asks the venue when it holds none for another hour. So however many processes
+//! start at once, one asks and the others read; and the venue's least time between two requests holds over all of them, also over failures and
+//! restarts, because the last attempt stands in the file. Times here are the wall's: they are the venue's own, whatever is played.
+//!
+//! Next: `websocket.rs`, which shows the pass.
+
+use anyhow::{Context, anyhow};
+use marketflow_providers::{Credentials, Login, Pass, PassKind, Provider, RestAnswer, RestError, Secret};
+use marketflow_runtime::Exit;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+use tracing::{info, warn};
+
+/// A pass that ends sooner is renewed.
+const RENEW_BEFORE: Duration = Duration::from_secs(3600);
+/// Between two looks at a lock that another process holds.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Wait for an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// The passes of one customer at one provider.
+#[derive(Clone)]
+pub struct Passes {
+    provider: &'static Provider,
+    login: &'static dyn Login,
+    credentials: Credentials,
+    url: String,
+    folder: PathBuf,
+    /// Tells customers and endpoints apart without naming them.
+    owner: String,
+    http: reqwest::Client,
+}
+
+/// What the file holds. Seconds since the epoch.
+#[derive(Default, Serialize, Deserialize)]
+struct Kept {
+    secret: String,
+    issued_at: u64,
+    ends_at: u64,
+    /// When the venue was last asked, whatever it answered.
+    asked_at: u64,
+}
+
+impl Passes {
+    /// The passes of whoever the credentials name; `None` where the provider asks for none.
+    ///
+    /// # Errors
+    /// Credentials that are missing, by name, with the cure.
+    pub fn new(provider: &'static Provider, url: &str, folder: &Path, file: &Path) -> anyhow::Result<Option<Self>> {
+        let Some(login) = provider.login else { return Ok(None) };
+        let credentials = credentials(provider, file)?;
+        let mut hash = Sha256::new();
+        hash.update(url);
+        provider.credentials.iter().for_each(|name| hash.update(credentials.get(name).expose()));
+        let owner = hex::encode(&hash.finalize()[..8]);
+        let mut http = reqwest::Client::builder().timeout(ANSWER_WITHIN);
+        if crate::backfill::on_this_machine(url) {
+            http = http.no_proxy();
+        }
+        let http = http.build().context("the client for requests to the venue")?;
+        Ok(Some(Self { provider, login, credentials, url: url.to_owned(), folder: folder.to_owned(), owner, http }))
+    }
+
+    /// A pass that is good for another hour, from the file or the venue.
+    ///
+    /// # Errors
+    /// The venue refuses the credentials, or does not answer; a file that cannot be written.
+    pub async fn get(&self, kind: PassKind) -> anyhow::Result<Secret> {
+        let _lock = self.lock(kind).await?;
+        let mut kept = self.read(kind)?;
+        let now = since_epoch();
+        if !kept.secret.is_empty() && kept.ends_at > now + RENEW_BEFORE.as_secs() {
+            return Ok(Secret::new(kept.secret));
+        }
+        let request = self.login.request(kind, &self.credentials);
+        let wait = (kept.asked_at + request.interval_min.as_secs()).saturating_sub(now).min(request.interval_min.as_secs());
+        if wait > 0 {
+            info!(
+                provider = self.provider.id,
+                pass = kind.as_str(),
+                seconds = wait,
+                "the venue issues one pass at a time; waiting"
+            );
+            tokio::time::sleep(Duration::from_secs(wait)).await;
+        }
+        kept.asked_at = since_epoch();
+        self.write(kind, &kept)?;
+        match self.ask(kind, request.path, request.content_type, &request.body).await {
+            Ok(pass) => {
+                let issued_at = since_epoch();
+                let ends_at = issued_at + pass.valid_for.as_secs();
+                kept = Kept { secret: pass.secret.expose().to_owned(), issued_at, ends_at, asked_at: kept.asked_at };
+                self.write(kind, &kept)?;
+                info!(provider = self.provider.id, pass = kind.as_str(), "a pass was issued");
+                Ok(pass.secret)
+            }
+            Err(problem) if !problem.retryable() => Err(anyhow!(
+                "{} refuses the credentials: {problem}; check {} in the environment or in the file of provider.credentials_file, and that \
+                 real keys go to the real host and paper keys to the paper host",
+                self.provider.id,
+                self.provider.credentials.join(", ")
+            )
+            .context(Exit::Usage)),
+            // A pass in its last hour is better than none.
+            Err(problem) if !kept.secret.is_empty() && kept.ends_at > since_epoch() => {
+                warn!(provider = self.provider.id, pass = kind.as_str(), %problem, "no new pass yet; the old one is still good");
+                Ok(Secret::new(kept.secret))
+            }
+            Err(problem) => Err(problem).with_context(|| format!("no {} from {}", kind.as_str(), self.provider.id)),
+        }
+    }
+
+    /// The venue no longer takes this pass: the next one is asked for.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub async fn refused(&self, kind: PassKind, secret: &Secret) -> anyhow::Result<()> {
+        let _lock = self.lock(kind).await?;
+        let mut kept = self.read(kind)?;
+        // Another process may have a new one already.
+        if kept.secret == secret.expose() {
+            kept.secret.clear();
+            self.write(kind, &kept)?;
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, kind: PassKind, path: &str, content_type: &str, body: &Secret) -> Result<Pass, RestError> {
+        let unreachable =
+            |error: reqwest::Error| RestError::Unavailable { retry_after: None, detail: error.without_url().to_string() };
+        let call = self.http.post(format!("{}{path}", self.url)).header("content-type", content_type);
+        let answer = call.body(body.expose().to_owned()).send().await.map_err(unreachable)?;
+        let status = answer.status().as_u16();
+        let body = answer.bytes().await.map_err(unreachable)?;
+        self.login.pass(kind, RestAnswer { status, retry_after: None, body: &body })
+    }
+
+    fn path(&self, kind: PassKind, extension: &str) -> PathBuf {
+        self.folder.join(format!("{}-{}-{}.{extension}", self.provider.id, kind.as_str(), self.owner))
+    }
+
+    /// The lock; it is given back when the file is closed, also by a crash.
+    async fn lock(&self, kind: PassKind) -> anyhow::Result<File> {
+        let path = self.path(kind, "lock");
+        let file =
+            private().create(true).truncate(false).open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) => tokio::time::sleep(LOOK_AGAIN).await,
+                Err(TryLockError::Error(problem)) => {
+                    return Err(problem).with_context(|| format!("cannot lock {}", path.display()));
+                }
+            }
+        }
+    }
+
+    fn read(&self, kind: PassKind) -> anyhow::Result<Kept> {
+        let path = self.path(kind, "json");
+        let mut text = Vec::new();
+        match File::open(&path) {
+            Ok(mut file) => file.read_to_end(&mut text).with_context(|| format!("cannot read {}", path.display()))?,
+            Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => return Ok(Kept::default()),
+            Err(problem) => return Err(problem).with_context(|| format!("cannot read {}", path.display())),
+        };
+        // Half a file, or another version's: as good as none.
+        Ok(serde_json::from_slice(&text).unwrap_or_default())
+    }
+
+    fn write(&self, kind: PassKind, kept: &Kept) -> anyhow::Result<()> {
+        let (path, temporary) = (self.path(kind, "json"), self.path(kind, "tmp"));
+        let doing = || format!("cannot write {}", path.display());
+        let mut file = private().create(true).truncate(true).open(&temporary).with_context(doing)?;
+        file.write_all(&serde_json::to_vec(kept)?).and_then(|()| file.sync_all()).with_context(doing)?;
+        std::fs::rename(&temporary, &path).with_context(doing)
+    }
+}
+
+/// For the owner's eyes only.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    options
+}
+
+fn since_epoch() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// The provider's credentials: the environment before the file (`NAME=value` lines, as `.env` files have them).
+fn credentials(provider: &'static Provider, file: &Path) -> anyhow::Result<Credentials> {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(problem) => return Err(problem).with_context(|| format!("cannot read {}", file.display())).context(Exit::Usage),
+    };
+    let mut values = Vec::new();
+    for name in provider.credentials {
+        let value = std::env::var(name).ok().filter(|value| !value.is_empty()).or_else(|| in_file(&text, name));
+        let value = value.ok_or_else(|| {
+            anyhow!(
+                "{} needs {name}; set it in the environment or as a line {name}=… in {} (provider.credentials_file)",
+                provider.id,
+                file.display()
+            )
+            .context(Exit::Usage)
+        })?;
+        values.push((*name, Secret::new(value)));
+    }
+    Ok(Credentials::new(values))
+}
+
+/// The value of a name in the text of a `.env` file: `export` and quotes are allowed, `#` begins a comment line.
+fn in_file(text: &str, name: &str) -> Option<String> {
+    // The last one counts.
+    let lines = text.lines().rev().map(|line| line.trim().trim_start_matches("export ").trim_start());
+    let mut values = lines.filter(|line| !line.starts_with('#')).filter_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        (key.trim() == name).then(|| value.trim())
+    });
+    let value = values.next()?;
+    let quoted = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
+    Some(quoted.unwrap_or(value).to_owned()).filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn env_files_are_read_as_people_write_them() {
+        let text = "# KIS_APP_KEY=old\nexport KIS_APP_KEY = \"a=b\"\nKIS_APP_SECRET='c d'\n\nKIS_EMPTY=\nKIS_APP_KEYS=no\n";
+        assert_eq!(in_file(text, "KIS_APP_KEY").as_deref(), Some("a=b"));
+        assert_eq!(in_file(text, "KIS_APP_SECRET").as_deref(), Some("c d"));
+        assert_eq!((in_file(text, "KIS_EMPTY"), in_file(text, "KIS")), (None, None));
+    }
+}

@@ -1,0 +1,63 @@
+//! Passes against the simulated broker: however many producers want one at once, one is issued; and its file is for its owner only.
+
+#![expect(clippy::unwrap_used, reason = "a test helper that cannot go on fails its test")]
+
+use marketflow_producer::passes::Passes;
+use marketflow_providers::{PassKind, by_id};
+use marketflow_testkit::TestStack;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// A producer's own way to its pass: nothing but folder and broker is shared with the others, as between processes.
+fn producer(url: &str, folder: &Path) -> Passes {
+    let keys = folder.join("keys.env");
+    std::fs::write(&keys, "KIS_APP_KEY=key\nKIS_APP_SECRET=secret\n").unwrap();
+    Passes::new(by_id("kis").unwrap(), url, folder, &keys).unwrap().unwrap()
+}
+
+async fn requests(admin: &str) -> Vec<String> {
+    let metrics = reqwest::get(format!("{admin}/metrics")).await.unwrap().text().await.unwrap();
+    metrics.lines().filter(|line| line.starts_with("marketflow_simulator_requests_total{")).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_producers_started_at_once_issue_one_token_and_one_key() {
+    let mut stack = TestStack::start_with(&[]).await.unwrap();
+    let tapes = r#"[{kind="krx-day",date="2026-11-20",symbols=1,trades=100}]"#;
+    stack.start_service("simulator", &[("tapes", tapes), ("start.automatic", "false")]).await.unwrap();
+    let ports = &stack.parts.config().ports;
+    let (url, admin) =
+        (format!("http://127.0.0.1:{}/kis", ports.simulator), format!("http://127.0.0.1:{}", ports.simulator_admin));
+    let folder = stack.parts.config().home.clone();
+
+    for (kind, so_far) in [(PassKind::AccessToken, 1), (PassKind::SocketKey, 2)] {
+        let asking: Vec<_> = (0..5)
+            .map(|_| {
+                let passes = producer(&url, &folder);
+                tokio::spawn(async move { passes.get(kind).await.unwrap().expose().to_owned() })
+            })
+            .collect();
+        let mut got = Vec::new();
+        for asked in asking {
+            got.push(asked.await.unwrap());
+        }
+        got.dedup();
+        assert_eq!(got.len(), 1, "all five have the same");
+        assert_eq!(
+            requests(&admin).await,
+            [format!(r#"marketflow_simulator_requests_total{{status="200",venue="krx"}} {so_far}"#)]
+        );
+    }
+    let files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap()).collect();
+    let kept: Vec<_> = files.iter().filter(|file| file.file_name().to_string_lossy().starts_with("kis-")).collect();
+    assert_eq!(kept.len(), 4, "a file and a lock for each");
+    assert!(kept.iter().all(|file| file.metadata().unwrap().permissions().mode() & 0o777 == 0o600));
+
+    // A pass the broker no longer takes is asked for anew, but by one only, and not for those who have a newer one already.
+    let passes = producer(&url, &folder);
+    let old = passes.get(PassKind::SocketKey).await.unwrap();
+    passes.refused(PassKind::SocketKey, &old).await.unwrap();
+    passes.refused(PassKind::AccessToken, &old).await.unwrap();
+    assert!(!passes.get(PassKind::AccessToken).await.unwrap().expose().is_empty(), "another's refusal leaves it alone");
+    stack.stop().await;
+}
