@@ -90,9 +90,15 @@ impl Passes {
             );
             tokio::time::sleep(Duration::from_secs(wait)).await;
         }
-        kept.asked_at = since_epoch();
+        let asked_before = std::mem::replace(&mut kept.asked_at, since_epoch());
         self.write(kind, &kept)?;
-        match self.ask(kind, request.path, request.content_type, &request.body).await {
+        let (arrived, answer) = self.ask(kind, request.path, request.content_type, &request.body).await;
+        if !arrived {
+            // No request, so the next need not wait for the venue's sake.
+            kept.asked_at = asked_before;
+            self.write(kind, &kept)?;
+        }
+        match answer {
             Ok(pass) => {
                 let issued_at = since_epoch();
                 let ends_at = issued_at + pass.valid_for.as_secs();
@@ -132,14 +138,22 @@ impl Passes {
         Ok(())
     }
 
-    async fn ask(&self, kind: PassKind, path: &str, content_type: &str, body: &Secret) -> Result<Pass, RestError> {
-        let unreachable =
-            |error: reqwest::Error| RestError::Unavailable { retry_after: None, detail: error.without_url().to_string() };
+    /// Whether the request can have arrived, and what came of it.
+    async fn ask(&self, kind: PassKind, path: &str, content_type: &str, body: &Secret) -> (bool, Result<Pass, RestError>) {
         let call = self.http.post(format!("{}{path}", self.url)).header("content-type", content_type);
-        let answer = call.body(body.expose().to_owned()).send().await.map_err(unreachable)?;
-        let status = answer.status().as_u16();
-        let body = answer.bytes().await.map_err(unreachable)?;
-        self.login.pass(kind, RestAnswer { status, retry_after: None, body: &body })
+        let answered = async {
+            let answer = call.body(body.expose().to_owned()).send().await?;
+            let status = answer.status().as_u16();
+            Ok::<_, reqwest::Error>((status, answer.bytes().await?))
+        };
+        match answered.await {
+            Ok((status, body)) => (true, self.login.pass(kind, RestAnswer { status, retry_after: None, body: &body })),
+            Err(error) => {
+                let arrived = !error.is_connect();
+                let detail = error.without_url().to_string();
+                (arrived, Err(RestError::Unavailable { retry_after: None, detail }))
+            }
+        }
     }
 
     fn path(&self, kind: PassKind, extension: &str) -> PathBuf {

@@ -59,5 +59,16 @@ async fn five_producers_started_at_once_issue_one_token_and_one_key() {
     passes.refused(PassKind::SocketKey, &old).await.unwrap();
     passes.refused(PassKind::AccessToken, &old).await.unwrap();
     assert!(!passes.get(PassKind::AccessToken).await.unwrap().expose().is_empty(), "another's refusal leaves it alone");
+
+    // A broker that is not there was not asked: nobody waits a minute for the next attempt.
+    let closed = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    let lonely = folder.join("lonely");
+    std::fs::create_dir(&lonely).unwrap();
+    assert!(producer(&format!("http://{closed}"), &lonely).get(PassKind::SocketKey).await.is_err());
+    let files = std::fs::read_dir(&lonely).unwrap().map(|entry| entry.unwrap().path());
+    let kept: Vec<_> = files.filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect();
+    let [kept] = &kept[..] else { panic!("{kept:?}") };
+    let kept = std::fs::read_to_string(kept).unwrap();
+    assert!(kept.contains(r#""asked_at":0"#), "{kept}");
     stack.stop().await;
 }
