@@ -11,7 +11,9 @@ use std::time::Duration;
 pub(crate) const PARTITIONS: i32 = 4;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Three hours of event time, whatever the number of trades.
-const SPAN_SECONDS: usize = 10_800;
+const LONG_SECONDS: usize = 10_800;
+/// Ten minutes: shorter than a window is kept, so that every minute of every instrument is still there.
+const SHORT_SECONDS: usize = 600;
 
 /// What was written.
 #[derive(Clone, Copy)]
@@ -25,7 +27,7 @@ pub(crate) struct Load {
 pub(crate) enum Ending {
     /// The last control passes every window.
     Closed,
-    /// Windows stay open.
+    /// After a few minutes, with every window open.
     Open,
 }
 
@@ -53,7 +55,8 @@ impl Load {
             let up =
                 Control { state: FeedState::Up, from: Some(start), ..Control::new(ControlKind::FeedState, feed.clone(), start) };
             control(&up)?;
-            let per_second = u32::try_from((trades / SPAN_SECONDS).max(1)).context("a rate")?;
+            let seconds = if ending == Ending::Open { SHORT_SECONDS } else { LONG_SECONDS };
+            let per_second = u32::try_from((trades / seconds).max(1)).context("a rate")?;
             let (mut written, mut bytes, mut second) = (Vec::new(), 0, start);
             for trade in RandomWalk::new(1, feed.clone(), &RandomWalk::instruments(instruments), start, per_second).take(trades) {
                 written.clear();

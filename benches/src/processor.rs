@@ -5,7 +5,7 @@ use crate::caught_up;
 use crate::load::{self, Ending, Load};
 use crate::measure::{self, Cost, Figures};
 use anyhow::{Context, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use marketflow_contract::{Schema, encode_value, headers, topics};
 use marketflow_kafka::{KafkaConfig, Outgoing, Producer, ProducerSettings, Reader, TopicPartition};
 use marketflow_model::{Control, ControlKind, Feed, FeedState, Timestamp};
@@ -39,9 +39,20 @@ pub(crate) struct Settings {
     /// Seconds of it.
     #[arg(long, default_value_t = 40)]
     seconds: u32,
+    /// Only these
+    #[arg(long, value_delimiter = ',', default_values = ["memory", "restore", "processes", "latency"])]
+    only: Vec<Part>,
 }
 
-/// Measures everything, and returns it as a table.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Memory,
+    Restore,
+    Processes,
+    Latency,
+}
+
+/// Measures what is asked for, and returns it as a table.
 pub(crate) async fn measure(settings: &Settings) -> anyhow::Result<String> {
     let mut table = format!(
         "\n## Processor, {}\n\n{} partitions, {}; revision {}; `make bench-processor`\n\n| what | figure |\n|---|---|\n",
@@ -54,44 +65,53 @@ pub(crate) async fn measure(settings: &Settings) -> anyhow::Result<String> {
         println!("{what}: {figure}");
         Ok(writeln!(table, "| {what} | {figure} |")?)
     };
-    let with = |instruments: usize| format!("{} trades of {instruments} instruments, catching up", settings.trades);
-    for (what, set) in
-        [(", flows and unfinished bars on", &[][..]), (", both off", &[("flows.enabled", "false"), ("live.enabled", "false")])]
-    {
+    let catching_up =
+        |instruments: usize| format!("{} trades of {instruments} instruments in three hours, caught up with", settings.trades);
+    if settings.only.contains(&Part::Memory) {
+        let off = &[("flows.enabled", "false"), ("live.enabled", "false")][..];
+        for (instruments, what, set) in [
+            (500, ", flows and unfinished bars on", &[][..]),
+            (500, ", both off", off),
+            (settings.instruments, ", flows and unfinished bars on", &[]),
+        ] {
+            let mut stack = TestStack::start_with(&["kafka", "registry"]).await?;
+            let load = Load::write(&stack, settings.trades, instruments, Ending::Closed).await?;
+            row(catching_up(instruments) + what, catch_up(&mut stack, load, set).await?.to_string())?;
+            stack.stop().await;
+        }
+    }
+    if settings.only.contains(&Part::Restore) {
         let mut stack = TestStack::start_with(&["kafka", "registry"]).await?;
-        let load = Load::write(&stack, settings.trades, 500, Ending::Closed).await?;
-        let figures = catch_up(&mut stack, load, set).await?;
-        row(with(500) + what, figures.to_string())?;
+        let load = Load::write(&stack, 5 * settings.instruments, settings.instruments, Ending::Open).await?;
+        catch_up(&mut stack, load, &[]).await?;
+        let (took, records, figures) = restore(&mut stack).await?;
+        row(
+            format!(
+                "restore of {} instruments, five open minutes each, from joining the group to reading on",
+                settings.instruments
+            ),
+            format!("{:.1} s, {records} changelog records; {}", took.as_secs_f64(), figures.cost()),
+        )?;
         stack.stop().await;
     }
-
-    let mut stack = TestStack::start_with(&["kafka", "registry"]).await?;
-    let load = Load::write(&stack, settings.trades, settings.instruments, Ending::Open).await?;
-    let figures = catch_up(&mut stack, load, &[]).await?;
-    row(with(settings.instruments), figures.to_string())?;
-    let (took, records, figures) = restore(&mut stack).await?;
-    row(
-        format!("restore of {} instruments, from joining the group to reading on in all partitions", settings.instruments),
-        format!("{:.1} s, {records} changelog records; {}", took.as_secs_f64(), figures.cost()),
-    )?;
-    stack.stop().await;
-
-    for processes in [1, 2] {
+    if settings.only.contains(&Part::Processes) {
+        for processes in [1, 2] {
+            let what = format!("{processes} process(es) of one worker, {} trades of 500 instruments", settings.trades);
+            row(what, processes_of(settings, processes).await?)?;
+        }
+    }
+    if settings.only.contains(&Part::Latency) {
+        let latencies = latencies(settings).await?;
+        let at = |share: f64| latencies.get(position(latencies.len(), share)).map_or(0, Duration::as_millis);
         row(
-            format!("{processes} process(es) of one worker, {} trades of 500 instruments", settings.trades),
-            processes_of(settings, processes).await?,
+            format!(
+                "from the control that passes a window's end to its bar, read committed, at {} trades/s, {} bars",
+                settings.rate,
+                latencies.len()
+            ),
+            format!("p50 {} ms, p90 {} ms, p99 {} ms, max {} ms", at(0.5), at(0.9), at(0.99), at(1.0)),
         )?;
     }
-    let latencies = latencies(settings).await?;
-    let at = |share: f64| latencies.get(position(latencies.len(), share)).map_or(0, Duration::as_millis);
-    row(
-        format!(
-            "from the control that passes a window's end to its bar, read committed, at {} trades/s, {} bars",
-            settings.rate,
-            latencies.len()
-        ),
-        format!("p50 {} ms, p90 {} ms, p99 {} ms, max {} ms", at(0.5), at(0.9), at(0.99), at(1.0)),
-    )?;
     Ok(table)
 }
 
