@@ -228,9 +228,10 @@ impl RowWriter<'_> {
         let mut end = ends.last().copied().unwrap_or(0);
         let mut bytes = 8;
         for item in items {
-            let columns = match &mut *values {
-                Values::Tuple(columns) => columns.iter_mut(),
-                single => std::slice::from_mut(single).iter_mut(),
+            let columns = if let Values::Tuple(columns) = &mut *values {
+                columns.iter_mut()
+            } else {
+                std::slice::from_mut(&mut *values).iter_mut()
             };
             let mut inner = RowWriter { columns, bytes: 0 };
             write(&mut inner, item);
@@ -289,10 +290,12 @@ impl Values {
     }
 
     fn push_text(&mut self, value: &[u8]) -> usize {
-        match self {
-            Self::Text(texts) => texts.push(value),
-            Self::Dictionary(dictionary) => dictionary.push(value),
-            other => panic!("no text for {other:?}"),
+        if let Self::Text(texts) = self {
+            texts.push(value)
+        } else if let Self::Dictionary(dictionary) = self {
+            dictionary.push(value)
+        } else {
+            panic!("no text for {self:?}")
         }
     }
 

@@ -349,10 +349,8 @@ impl Desk {
             return json(&printed);
         }
         for (name, value) in printed.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
-            line(&match value {
-                Value::String(text) => format!("{name:17} {text}"),
-                other => format!("{name:17} {other}"),
-            });
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            line(&format!("{name:17} {text}"));
         }
         Ok(())
     }
