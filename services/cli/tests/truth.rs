@@ -88,7 +88,8 @@ async fn imports_beside_live_trades_of_today() -> anyhow::Result<()> {
     stack.start_service("sink", &[("batch.max_age", "250ms")]).await?;
     stack.start_service("processor", &[]).await?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-    let today = Timestamp::from_seconds(i64::try_from(now.as_secs())?);
+    // the simulator's clock begins with a minute: at the speed of life a later first trade would be waited for
+    let today = Timestamp::from_seconds(i64::try_from(now.as_secs())?).window_open(Interval::STANDARD[0]);
     let tape = format!(r#"[{{kind="generated",venue="bitstamp",symbols=1,trades=6000,trades_per_second=20.0,start="{today}"}}]"#);
     let settings = [("clock.speed", "1x"), ("tapes", tape.as_str())];
     let simulator = Simulator::start(&mut stack, "bitstamp", 0, 1.0, &settings).await?;
