@@ -85,6 +85,20 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
+    /// Remembers the id and row of a record that counts in it, or takes one back.
+    fn note(&mut self, head: &mut Head, id: Option<TradeId<'_>>, row: Option<i64>) {
+        self.touched = true;
+        if let Some(id) = id {
+            if let TradeId::Number(number) = id {
+                head.highest_id = Some(head.highest_id.map_or(number, |h| h.max(number)));
+            }
+            self.ids.insert(id);
+        }
+        if let Some(row) = row {
+            head.highest_row = head.highest_row.max(row);
+        }
+    }
+
     /// What was published of the window of this interval that opens here, about to change.
     fn publication(&mut self, interval: u8) -> &mut Published {
         self.touched = true;
@@ -319,7 +333,8 @@ impl Builder {
             slot.kept.get_or_insert_default().keep(kept);
         }
         let close = slot.minute.as_ref().map(|minute| minute.close);
-        self.note(open, id, row);
+        slot.note(&mut self.head, id, row);
+        self.head_touched = true;
         self.mark_published(feed, intervals, open, Reason::LateRecords);
         if open < self.head.closed_to && self.head.last_close.is_some_and(|(at, _)| at <= open) {
             self.head.last_close = close.map(|close| (open, close));
@@ -327,22 +342,6 @@ impl Builder {
         let closed_to = self.head.closed_to;
         let due = || indices(intervals).map(|i| self.window(feed, intervals, i, open).due).filter(|due| *due > closed_to).min();
         (Fold::Used, if is_new_minute { due() } else { None })
-    }
-
-    /// Remembers a record's id and row.
-    fn note(&mut self, open: Timestamp, id: Option<TradeId<'_>>, row: Option<i64>) {
-        let slot = self.slots.entry(open).or_default();
-        slot.touched = true;
-        if let Some(id) = id {
-            if let TradeId::Number(number) = id {
-                self.head.highest_id = Some(self.head.highest_id.map_or(number, |h| h.max(number)));
-            }
-            slot.ids.insert(id);
-        }
-        if let Some(row) = row {
-            self.head.highest_row = self.head.highest_row.max(row);
-        }
-        self.head_touched = true;
     }
 
     /// The minute that holds the trade of this id; a cancel or correction carries its event time.
@@ -391,7 +390,9 @@ impl Builder {
 
     /// A cancel overtook its trade: once that comes, it is known already.
     pub(crate) fn forestall(&mut self, event_time: Timestamp, id: TradeId<'_>, row: Option<i64>) {
-        self.note(self.minute_of(event_time), Some(id), row);
+        let open = self.minute_of(event_time);
+        self.slots.entry(open).or_default().note(&mut self.head, Some(id), row);
+        self.head_touched = true;
     }
 
     /// Marks the published windows that hold a minute to be published again.

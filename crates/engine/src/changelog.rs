@@ -8,7 +8,6 @@ use crate::feed::FeedTrack;
 use crate::ids::IdRun;
 use crate::kept::KeptRun;
 use crate::partition::{Config, Partition};
-use crate::tally::Tally;
 use marketflow_model::{BarKind, BarSource, Feed, Instrument, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -75,15 +74,6 @@ pub(crate) fn decode_key(key: &[u8]) -> Result<Key, RestoreError> {
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_stdvec(value).expect("plain values serialize")
-}
-
-/// The tally that a record holds, if it is one.
-pub(crate) fn tally_of(change: &Change) -> Result<Option<(BarSource, Option<Tally>)>, RestoreError> {
-    if change.key.first() == Some(&NOTE) {
-        return Ok(None);
-    }
-    let Key::Tally(source) = decode_key(&change.key)? else { return Ok(None) };
-    Ok(Some((source, change.value.as_deref().map(postcard::from_bytes).transpose()?)))
 }
 
 /// The last value of each key that has one.

@@ -3,11 +3,12 @@
 //!
 //! Next: `services/cli/src/commands/audit.rs`, which checks it.
 
-use crate::changelog::{Change, RestoreError};
+use crate::changelog::{Change, Key, NOTE, RestoreError, decode_key};
+use marketflow_model::BarSource;
 use serde::{Deserialize, Serialize};
 
 /// What became of a record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[expect(missing_docs, reason = "as in the equation")]
 pub enum Verdict {
     Used,
@@ -17,6 +18,21 @@ pub enum Verdict {
     DeadLettered,
     NotSelected,
     Control,
+}
+
+impl Verdict {
+    /// As metrics and messages spell it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Used => "used",
+            Self::Late => "late",
+            Self::Duplicate => "duplicate",
+            Self::Quarantined => "quarantined",
+            Self::DeadLettered => "dead_lettered",
+            Self::NotSelected => "not_selected",
+            Self::Control => "control",
+        }
+    }
 }
 
 /// Counts of one input partition since the processor first read it.
@@ -63,7 +79,11 @@ impl Tally {
     ///
     /// # Errors
     /// A record this version does not write.
-    pub fn of_change(change: &Change) -> Result<Option<(marketflow_model::BarSource, Option<Self>)>, RestoreError> {
-        crate::changelog::tally_of(change)
+    pub fn of_change(change: &Change) -> Result<Option<(BarSource, Option<Self>)>, RestoreError> {
+        if change.key.first() == Some(&NOTE) {
+            return Ok(None);
+        }
+        let Key::Tally(source) = decode_key(&change.key)? else { return Ok(None) };
+        Ok(Some((source, change.value.as_deref().map(postcard::from_bytes).transpose()?)))
     }
 }

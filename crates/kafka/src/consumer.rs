@@ -3,6 +3,7 @@
 use crate::config::log;
 use crate::native::{self, Messages, NativeConsumer, TransactionProblem, Watcher};
 use crate::{Error, KafkaConfig};
+use marketflow_contract::headers;
 use marketflow_model::Timestamp;
 use rdkafka::bindings::rd_kafka_message_t;
 use rdkafka::config::RDKafkaLogLevel;
@@ -147,6 +148,11 @@ impl<'a> Record<'a> {
     /// Headers, in order.
     pub fn headers(&self) -> impl Iterator<Item = Header<'a>> {
         native::headers_of(self.message)
+    }
+
+    /// Whether it was redriven for another consumer than this one, which passes it by.
+    pub fn is_for_another(&self, consumer: &str) -> bool {
+        self.header(headers::REDRIVE_FOR).is_some_and(|wanted| wanted != consumer.as_bytes())
     }
 
     /// The last value of a header.

@@ -135,6 +135,27 @@ impl Reader {
         Ok(next)
     }
 
+    /// As [`Reader::read_to_end`]; the first error of `take` ends it and is returned within.
+    ///
+    /// # Errors
+    /// As [`Reader::read_to_end`].
+    pub fn try_read_to_end<E>(
+        &self,
+        of: &TopicPartition,
+        from: i64,
+        stalled_after: Duration,
+        mut take: impl FnMut(Record<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<Result<i64, E>, Error> {
+        let mut failed = None;
+        let next = self.read_to_end(of, from, stalled_after, |record| {
+            take(record).unwrap_or_else(|error| {
+                failed = Some(error);
+                ControlFlow::Break(())
+            })
+        })?;
+        Ok(failed.map_or(Ok(next), Err))
+    }
+
     /// Reads these partitions from these offsets and goes on as they grow, until `take` breaks; `take` gets `None` about every `tick` without
     /// a record.
     ///

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io::{ErrorKind, Write};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use marketflow_runtime::Exit;
 use marketflow_stack::{Kind, Language};
 use serde::Serialize;
@@ -50,6 +51,14 @@ pub(crate) fn print_usage(answer: &clap::Error) {
     if answer.print().is_err() {
         eprintln!("marketflow: usage could not be printed");
     }
+}
+
+/// A bar that shows how far a read has come.
+pub(crate) fn progress(what: &str, records: i64) -> ProgressBar {
+    let bar = ProgressBar::new(u64::try_from(records).unwrap_or_default());
+    bar.set_style(ProgressStyle::with_template("{prefix} {wide_bar} {human_pos}/{human_len} {eta}").expect("a fixed template"));
+    bar.set_prefix(what.to_owned());
+    bar
 }
 
 /// Runs `future` to its end.

@@ -3,7 +3,7 @@
 use crate::metrics::ProcessorMetrics;
 use crate::silence::ControlSchemas;
 use marketflow_contract::{AvroRecord, encode_value, topics};
-use marketflow_engine::Change;
+use marketflow_engine::{Change, Verdict};
 use marketflow_kafka::Outgoing;
 use marketflow_model::{Bar, BarSource, Envelope};
 use std::collections::BTreeMap;
@@ -45,8 +45,8 @@ pub(crate) struct Outputs {
     consumed_trades: u64,
     consumed_candles: u64,
     used: u64,
-    /// Outcomes other than `used`.
-    trades: BTreeMap<&'static str, u64>,
+    /// What became of the other data records.
+    verdicts: BTreeMap<Verdict, u64>,
     controls: BTreeMap<&'static str, u64>,
     bars: BTreeMap<(String, &'static str), u64>,
 }
@@ -61,7 +61,7 @@ impl Outputs {
             consumed_trades: 0,
             consumed_candles: 0,
             used: 0,
-            trades: BTreeMap::new(),
+            verdicts: BTreeMap::new(),
             controls: BTreeMap::new(),
             bars: BTreeMap::new(),
         }
@@ -75,12 +75,15 @@ impl Outputs {
         }
     }
 
-    pub(crate) fn used(&mut self) {
-        self.used += 1;
-    }
-
-    pub(crate) fn trade(&mut self, outcome: &'static str) {
-        *self.trades.entry(outcome).or_default() += 1;
+    /// What became of a record; controls are counted by their kind.
+    pub(crate) fn verdict(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Control => {}
+            Verdict::Used => self.used += 1,
+            Verdict::Late | Verdict::Duplicate | Verdict::Quarantined | Verdict::DeadLettered | Verdict::NotSelected => {
+                *self.verdicts.entry(verdict).or_default() += 1;
+            }
+        }
     }
 
     pub(crate) fn control(&mut self, kind: &'static str) {
@@ -125,9 +128,9 @@ impl Outputs {
         for (topic, count) in [(topics::TRADES, self.consumed_trades), (topics::CANDLES, self.consumed_candles)] {
             metrics.consumed.with_label_values(&[topic]).inc_by(count);
         }
-        metrics.trades.with_label_values(&["used"]).inc_by(self.used);
-        for (outcome, count) in &self.trades {
-            metrics.trades.with_label_values(&[*outcome]).inc_by(*count);
+        metrics.trades.with_label_values(&[Verdict::Used.text()]).inc_by(self.used);
+        for (verdict, count) in &self.verdicts {
+            metrics.trades.with_label_values(&[verdict.text()]).inc_by(*count);
         }
         for (kind, count) in &self.controls {
             metrics.controls.with_label_values(&[*kind]).inc_by(*count);

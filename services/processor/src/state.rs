@@ -1,7 +1,7 @@
 //! The engine's partitions in this worker: records in, outputs gathered.
 
 use crate::outputs::Outputs;
-use marketflow_contract::{AvroRecord, Schema, decode_trade, headers, topics};
+use marketflow_contract::{AvroRecord, Schema, decode_trade, topics};
 use marketflow_engine::{Outcome, Partition, Verdict};
 use marketflow_kafka::{DecodeError, Decoder, Record};
 use marketflow_model::{Bar, BarSource, Candle, Control, ControlKind, Envelope, EnvelopeClass};
@@ -27,12 +27,11 @@ pub(crate) fn apply(
     outputs: &mut Outputs,
 ) -> Result<(), DecodeError> {
     outputs.consumed(source);
-    let verdict = if record.header(headers::REDRIVE_FOR).is_some_and(|consumer| consumer != CONSUMER.as_bytes()) {
-        outputs.trade("not_selected");
+    let verdict = if record.is_for_another(CONSUMER) {
         Verdict::NotSelected
     } else if let Some(value) = record.value() {
         match outcome(partition, source, value, record.offset(), decoder, bars) {
-            Ok(Handled::Data(outcome)) => count(record, outcome, outputs),
+            Ok(Handled::Data(outcome)) => settle(record, outcome, outputs),
             Ok(Handled::Control(kind)) => {
                 outputs.control(control_name(kind));
                 Verdict::Control
@@ -43,6 +42,7 @@ pub(crate) fn apply(
     } else {
         set_aside(record, EnvelopeClass::Undecodable, "record has no value", outputs)
     };
+    outputs.verdict(verdict);
     partition.count(source, record.offset(), verdict);
     for bar in bars.drain(..) {
         outputs.bar(&bar);
@@ -79,20 +79,11 @@ fn outcome(
     }
 }
 
-fn count(record: &Record<'_>, outcome: Outcome, outputs: &mut Outputs) -> Verdict {
+fn settle(record: &Record<'_>, outcome: Outcome, outputs: &mut Outputs) -> Verdict {
     match outcome {
-        Outcome::Used => {
-            outputs.used();
-            Verdict::Used
-        }
-        Outcome::Duplicate => {
-            outputs.trade("duplicate");
-            Verdict::Duplicate
-        }
-        Outcome::NotSelected(_) => {
-            outputs.trade("not_selected");
-            Verdict::NotSelected
-        }
+        Outcome::Used => Verdict::Used,
+        Outcome::Duplicate => Verdict::Duplicate,
+        Outcome::NotSelected(_) => Verdict::NotSelected,
         Outcome::Late(reason) => set_aside(record, EnvelopeClass::Late, &reason, outputs),
         Outcome::Quarantined(reason) => set_aside(record, EnvelopeClass::Quarantine, &reason, outputs),
         Outcome::Refused(reason) => set_aside(record, EnvelopeClass::Refused, &reason, outputs),
@@ -123,12 +114,10 @@ fn set_aside(record: &Record<'_>, class: EnvelopeClass, reason: &str, outputs: &
     let envelope = envelope(record, class, reason);
     match class {
         EnvelopeClass::Late => {
-            outputs.trade("late");
             outputs.late(&envelope);
             Verdict::Late
         }
         EnvelopeClass::Quarantine => {
-            outputs.trade("quarantined");
             outputs.quarantine(&envelope);
             Verdict::Quarantined
         }
@@ -137,7 +126,6 @@ fn set_aside(record: &Record<'_>, class: EnvelopeClass, reason: &str, outputs: &
         | EnvelopeClass::Refused
         | EnvelopeClass::Redriven
         | EnvelopeClass::Discarded => {
-            outputs.trade("dead_lettered");
             outputs.dead_letter(&envelope);
             Verdict::DeadLettered
         }

@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 use crate::tables::{Place, Refused, Table, Taken, table_for};
 use anyhow::{Context, bail};
 use marketflow_clickhouse::{ClickHouse, migrations};
-use marketflow_contract::{Schema, headers, topics};
+use marketflow_contract::{Schema, topics};
 use marketflow_kafka::{
     Consumer, DecodeError, Decoder, Disposition, GroupSettings, KafkaConfig, Rebalance, Record, Registry, Run, TopicPartition,
     admin,
@@ -190,7 +190,7 @@ impl Lane {
         let offset = record.offset();
         let batch = gathering.get_or_insert_with(|| Batch::new(stream.table, offset));
         batch.next_offset = offset + 1;
-        if record.header(headers::REDRIVE_FOR).is_some_and(|consumer| consumer != CONSUMER.as_bytes()) {
+        if record.is_for_another(CONSUMER) {
             return Ok(Outcome::Passed("not_selected"));
         }
         let Some(value) = record.value() else { return Ok(Outcome::Passed("tombstone")) };

@@ -3,27 +3,24 @@
 //! The processor counts what became of each record in the transaction that has its effects; the log is counted again here, and so are the
 //! records set aside. With `--day` the rows: trades that count against the trades in bars.
 
-use super::connection::{self, with_exit};
+use super::connection::{self, STALLED_AFTER, with_exit};
 use super::query::{self, texts};
 use super::time::utc_instant;
-use crate::console::{block_on, json, line, say};
+use crate::console::{block_on, json, line, progress, say};
 use anyhow::Context;
 use comfy_table::{Table, presets};
-use indicatif::{ProgressBar, ProgressStyle};
-use marketflow_contract::{AvroRecord, Schema, headers, topics};
-use marketflow_engine::{Change, Tally};
-use marketflow_kafka::{DecodeError, Decoder, Reader, Registry, TopicPartition};
+use marketflow_contract::{AvroRecord, Schema, topics};
+use marketflow_engine::{Change, RestoreError, Tally};
+use marketflow_kafka::{DecodeError, Decoder, Reader, Record, Registry, TopicPartition};
 use marketflow_model::{BarSource, Control, Envelope, Timestamp};
 use marketflow_runtime::Exit;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
-use std::time::Duration;
 
-const STALLED_AFTER: Duration = Duration::from_secs(30);
 const DAY_MICROS: i64 = 86_400_000_000;
 /// Who sets records aside on the way to bars.
-const CONSUMER: &str = "processor";
+pub(super) const CONSUMER: &str = "processor";
 
 /// Checks where every record went: received = used + late + duplicate + quarantined + dead-lettered + not selected, per partition
 #[derive(clap::Args, Debug)]
@@ -139,23 +136,17 @@ fn tallies(reader: &Reader) -> anyhow::Result<Tallies> {
     for partition in 0..with_exit(reader.partition_count(topics::CHANGELOG))? {
         let place = TopicPartition::new(topics::CHANGELOG, partition);
         let (oldest, _) = with_exit(reader.range(&place))?;
-        let mut problem = None;
-        let take = |record: marketflow_kafka::Record<'_>| {
+        let take = |record: Record<'_>| {
             let key = record.key().unwrap_or_default().to_vec();
-            match Tally::of_change(&Change { key, value: record.value().map(<[u8]>::to_vec) }) {
-                Ok(Some((source, tally))) => {
-                    let topic = if source == BarSource::Candles { topics::CANDLES } else { topics::TRADES };
-                    tallies.insert((topic.to_owned(), partition), tally.unwrap_or_default());
-                }
-                Ok(None) => {}
-                Err(error) => problem = Some(error),
+            let change = Change { key, value: record.value().map(<[u8]>::to_vec) };
+            if let Some((source, tally)) = Tally::of_change(&change)? {
+                let topic = if source == BarSource::Candles { topics::CANDLES } else { topics::TRADES };
+                tallies.insert((topic.to_owned(), partition), tally.unwrap_or_default());
             }
-            if problem.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            Ok::<_, RestoreError>(ControlFlow::Continue(()))
         };
-        with_exit(reader.read_to_end(&place, oldest, STALLED_AFTER, take))?;
-        if let Some(problem) = problem {
-            return Err(problem).with_context(|| format!("{place}: the processor's counts cannot be read"));
-        }
+        with_exit(reader.try_read_to_end(&place, oldest, STALLED_AFTER, take))?
+            .with_context(|| format!("{place}: the processor's counts cannot be read"))?;
     }
     Ok(tallies)
 }
@@ -169,7 +160,7 @@ fn set_aside(reader: &Reader, decoder: &mut Decoder, tallies: &Tallies) -> anyho
             let place = TopicPartition::new(topic, partition);
             let (oldest, _) = with_exit(reader.range(&place))?;
             whole[class] &= oldest == 0;
-            let take = |record: marketflow_kafka::Record<'_>| {
+            let take = |record: Record<'_>| {
                 if let Ok(envelope) = decoder.decode::<Envelope>(record.value().unwrap_or_default())
                     && !envelope.class.is_decision()
                 {
@@ -199,30 +190,21 @@ fn account(
     let place = TopicPartition::new(topic, partition);
     let (oldest, end) = with_exit(reader.range(&place))?;
     let first = tally.first.unwrap_or(tally.next);
-    let bar = ProgressBar::new(u64::try_from(tally.next - oldest).unwrap_or_default());
-    bar.set_style(ProgressStyle::with_template("{prefix} {wide_bar} {human_pos}/{human_len} {eta}").expect("a fixed template"));
-    bar.set_prefix(place.to_string());
+    let bar = progress(&place.to_string(), tally.next - oldest);
     let (mut data, mut controls) = (0, 0);
-    let mut problem = None;
-    let take = |record: marketflow_kafka::Record<'_>| {
+    let take = |record: Record<'_>| {
         if record.offset() >= tally.next {
-            return ControlFlow::Break(());
+            return Ok(ControlFlow::Break(()));
         }
-        match is_control(&record, decoder) {
-            Ok(true) => controls += 1,
-            Ok(false) => data += 1,
-            Err(error) => problem = Some(error),
-        }
+        *(if is_control(&record, decoder)? { &mut controls } else { &mut data }) += 1;
         bar.inc(1);
-        if problem.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        Ok::<_, DecodeError>(ControlFlow::Continue(()))
     };
     if oldest < tally.next {
-        with_exit(reader.read_to_end(&place, first, STALLED_AFTER, take))?;
+        with_exit(reader.try_read_to_end(&place, first, STALLED_AFTER, take))?
+            .with_context(|| format!("cannot count {place}"))?;
     }
     bar.finish_and_clear();
-    if let Some(problem) = problem {
-        return Err(problem).with_context(|| format!("cannot count {place}"));
-    }
     let is_whole = oldest <= first;
     let count = |class: usize| whole[class].then(|| u64::try_from(aside[class].len()).unwrap_or(u64::MAX));
     let (late, quarantined, dead_lettered) = (count(0), count(1), count(2));
@@ -244,9 +226,8 @@ fn account(
 }
 
 /// Whether the processor takes a record for a control: what it cannot read, or leaves to others, counts as data.
-fn is_control(record: &marketflow_kafka::Record<'_>, decoder: &mut Decoder) -> Result<bool, DecodeError> {
-    let is_for_others = record.header(headers::REDRIVE_FOR).is_some_and(|consumer| consumer != CONSUMER.as_bytes());
-    let Some(value) = record.value().filter(|_| !is_for_others) else { return Ok(false) };
+fn is_control(record: &Record<'_>, decoder: &mut Decoder) -> Result<bool, DecodeError> {
+    let Some(value) = record.value().filter(|_| !record.is_for_another(CONSUMER)) else { return Ok(false) };
     match decoder.body(value) {
         Ok((schema, body)) => Ok(schema == Schema::Control && Control::decode(&body).is_ok()),
         Err(error) if error.is_retriable() => Err(error),

@@ -10,6 +10,10 @@ use marketflow_kafka::{KafkaConfig, RegistryConfig};
 use marketflow_runtime::{Exit, ExitContext};
 use marketflow_stack::{Addresses, Error, Snapshot, home_folder, supervisor};
 use std::env;
+use std::time::Duration;
+
+/// A partition that gives nothing for so long, though it holds more, is an error.
+pub(crate) const STALLED_AFTER: Duration = Duration::from_secs(30);
 
 const PROPERTIES: &str = "MARKETFLOW__KAFKA__PROPERTIES__";
 

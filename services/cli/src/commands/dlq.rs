@@ -4,7 +4,7 @@
 //! transaction, under an id that one run at a time can hold, after all earlier decisions were read. So a record is redriven once, whatever ends the
 //! program and whoever else runs it.
 
-use super::connection::{self, with_exit};
+use super::connection::{self, STALLED_AFTER, with_exit};
 use crate::console::{block_on, json, line, say};
 use anyhow::{Context, anyhow, bail};
 use comfy_table::{Table, presets};
@@ -18,9 +18,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::time::Duration;
 
-const STALLED_AFTER: Duration = Duration::from_secs(30);
 /// A later run with this id ends an earlier one.
 const TRANSACTIONAL_ID: &str = "marketflow-dlq";
 /// Few enough for one transaction's time.
@@ -249,39 +247,31 @@ impl Desk {
         for topic in TOPICS {
             for partition in 0..with_exit(reader.partition_count(topic))? {
                 let of = TopicPartition::new(topic, partition);
-                let mut wrong = None;
-                let take = |record: Record<'_>| match self.decoder.decode::<Envelope>(record.value().unwrap_or_default()) {
-                    Ok(envelope) => {
-                        let time = record.timestamp().unwrap_or_default();
-                        let place = topics::origin_key(topic, partition, record.offset());
-                        if envelope.class.is_decision() {
-                            let decision = Decision {
-                                decision: envelope.class,
-                                by: header(&envelope, headers::DECIDED_BY).unwrap_or_default(),
-                                time: time.to_string(),
-                                reason: envelope.reason.clone(),
-                            };
-                            decisions.entry(header(&envelope, headers::SET_ASIDE_AT).unwrap_or_default()).or_insert(decision);
-                        } else {
-                            let Envelope { consumer, origin_topic, origin_partition, origin_offset, .. } = &envelope;
-                            let identity = match *origin_offset {
-                                // it never stood anywhere else
-                                ..0 => (consumer.clone(), topic.to_owned(), partition, record.offset()),
-                                offset => (consumer.clone(), origin_topic.clone(), *origin_partition, offset),
-                            };
-                            letters.entry(identity).or_insert(Letter { place, set_aside: time, envelope, decision: None });
-                        }
-                        ControlFlow::Continue(())
+                let take = |record: Record<'_>| {
+                    let envelope = self.decoder.decode::<Envelope>(record.value().unwrap_or_default());
+                    let envelope = envelope.with_context(|| format!("{of} at {} is no envelope", record.offset()))?;
+                    let time = record.timestamp().unwrap_or_default();
+                    let place = topics::origin_key(topic, partition, record.offset());
+                    if envelope.class.is_decision() {
+                        let decision = Decision {
+                            decision: envelope.class,
+                            by: header(&envelope, headers::DECIDED_BY).unwrap_or_default(),
+                            time: time.to_string(),
+                            reason: envelope.reason.clone(),
+                        };
+                        decisions.entry(header(&envelope, headers::SET_ASIDE_AT).unwrap_or_default()).or_insert(decision);
+                    } else {
+                        let Envelope { consumer, origin_topic, origin_partition, origin_offset, .. } = &envelope;
+                        let identity = match *origin_offset {
+                            // it never stood anywhere else
+                            ..0 => (consumer.clone(), topic.to_owned(), partition, record.offset()),
+                            offset => (consumer.clone(), origin_topic.clone(), *origin_partition, offset),
+                        };
+                        letters.entry(identity).or_insert(Letter { place, set_aside: time, envelope, decision: None });
                     }
-                    Err(problem) => {
-                        wrong = Some(anyhow!(problem).context(format!("{of} at {} is no envelope", record.offset())));
-                        ControlFlow::Break(())
-                    }
+                    Ok::<_, anyhow::Error>(ControlFlow::Continue(()))
                 };
-                with_exit(reader.read_to_end(&of, 0, STALLED_AFTER, take))?;
-                if let Some(wrong) = wrong {
-                    return Err(wrong);
-                }
+                with_exit(reader.try_read_to_end(&of, 0, STALLED_AFTER, take))??;
             }
         }
         let mut letters: Vec<Letter> = letters.into_values().collect();

@@ -4,15 +4,15 @@
 //! The log is the truth and the engine decides by it alone: read from its beginning, with the processor's own settings, a replay differs only
 //! where the engine or its calendars do.
 
-use super::connection::{self, with_exit};
+use super::audit;
+use super::connection::{self, STALLED_AFTER, with_exit};
 use super::query::{self, Texts, texts};
 use super::time::utc_instant;
-use crate::console::{block_on, json, line, say};
+use crate::console::{block_on, json, line, progress, say};
 use anyhow::{Context, anyhow, ensure};
 use comfy_table::{Table, presets};
-use indicatif::{ProgressBar, ProgressStyle};
 use marketflow_clickhouse::{ClickHouse, Column, Columns, Insert};
-use marketflow_contract::{AvroRecord, Schema, decode_trade, encode_value, headers, topics};
+use marketflow_contract::{AvroRecord, Schema, decode_trade, encode_value, topics};
 use marketflow_engine::{Config, Partition};
 use marketflow_kafka::{Decoder, Outgoing, Producer, ProducerSettings, Reader, Record, Registry, TopicPartition};
 use marketflow_model::{Bar, BarSource, Candle, Control, Instrument, Interval, Timestamp};
@@ -22,7 +22,6 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-const STALLED_AFTER: Duration = Duration::from_secs(30);
 const INSERT_WITHIN: Duration = Duration::from_secs(120);
 const SEND_WITHIN: Duration = Duration::from_secs(30);
 /// Where the log's beginning is gone, the range begins so long after what is left of it at the earliest.
@@ -160,12 +159,12 @@ fn compute(args: &Args, clickhouse: &ClickHouse, from: Timestamp, to: Timestamp)
     let reader = with_exit(Reader::new(&connection::kafka()?))?;
     let mut bars: BTreeMap<Key, Bar> = BTreeMap::new();
     for partition in 0..with_exit(reader.partition_count(topics::TRADES))? {
-        for bar in bars_of(&reader, &mut decoder, &config, partition, from)? {
+        compute_bars(&reader, &mut decoder, &config, partition, from, |bar| {
             if from <= bar.open_time && bar.open_time < to {
                 let key = (bar.instrument.to_string(), bar.interval.to_string(), bar.open_time.micros(), bar.feed.to_string());
                 bars.insert(key, bar);
             }
-        }
+        })?;
     }
     block_on(store(clickhouse, &args.into, (from, to), &bars))?;
     let differences = block_on(differences(clickhouse, &args.into))?;
@@ -181,8 +180,15 @@ fn compute(args: &Args, clickhouse: &ClickHouse, from: Timestamp, to: Timestamp)
     Ok(Exit::Ok)
 }
 
-/// Every bar the records of a partition make, revisions after what they revise.
-fn bars_of(reader: &Reader, decoder: &mut Decoder, config: &Config, partition: i32, from: Timestamp) -> anyhow::Result<Vec<Bar>> {
+/// Hands on every bar the records of a partition make, revisions after what they revise.
+fn compute_bars(
+    reader: &Reader,
+    decoder: &mut Decoder,
+    config: &Config,
+    partition: i32,
+    from: Timestamp,
+    mut take_bar: impl FnMut(Bar),
+) -> anyhow::Result<()> {
     let mut engine = Partition::new(config.clone());
     let mut bars = Vec::new();
     for (topic, source) in [(topics::TRADES, BarSource::Trades), (topics::CANDLES, BarSource::Candles)] {
@@ -191,25 +197,17 @@ fn bars_of(reader: &Reader, decoder: &mut Decoder, config: &Config, partition: i
         if oldest > 0 {
             begins_early_enough(reader, &place, oldest, from)?;
         }
-        let progress = ProgressBar::new(u64::try_from(end - oldest).unwrap_or_default());
-        progress.set_style(
-            ProgressStyle::with_template("{prefix} {wide_bar} {human_pos}/{human_len} {eta}").expect("a fixed template"),
-        );
-        progress.set_prefix(place.to_string());
-        let mut problem = None;
+        let progress = progress(&place.to_string(), end - oldest);
         let take = |record: Record<'_>| {
             progress.inc(1);
-            let applied = apply(&mut engine, source, &record, decoder, &mut bars);
-            problem = applied.err().map(|error| error.context(format!("{place} at {}", record.offset())));
-            if problem.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            apply(&mut engine, source, &record, decoder, &mut bars).with_context(|| format!("{place} at {}", record.offset()))?;
+            bars.drain(..).for_each(&mut take_bar);
+            Ok::<_, anyhow::Error>(ControlFlow::Continue(()))
         };
-        with_exit(reader.read_to_end(&place, oldest, STALLED_AFTER, take))?;
+        with_exit(reader.try_read_to_end(&place, oldest, STALLED_AFTER, take))??;
         progress.finish_and_clear();
-        if let Some(problem) = problem {
-            return Err(problem);
-        }
     }
-    Ok(bars)
+    Ok(())
 }
 
 /// What is left of a log tells nothing of holes, halts and coverage that were declared before it.
@@ -236,8 +234,7 @@ fn apply(
     decoder: &mut Decoder,
     bars: &mut Vec<Bar>,
 ) -> anyhow::Result<()> {
-    let is_for_others = record.header(headers::REDRIVE_FOR).is_some_and(|consumer| consumer != b"processor");
-    let Some(value) = record.value().filter(|_| !is_for_others) else { return Ok(()) };
+    let Some(value) = record.value().filter(|_| !record.is_for_another(audit::CONSUMER)) else { return Ok(()) };
     let (schema, body) = match decoder.body(value) {
         Ok(body) => body,
         Err(error) if error.is_retriable() => return Err(error.into()),

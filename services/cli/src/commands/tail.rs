@@ -1,6 +1,6 @@
 //! `marketflow tail TOPIC`: decoded records as they come, controls too.
 
-use super::connection::{self, with_exit};
+use super::connection::{self, STALLED_AFTER, with_exit};
 use crate::console::{block_on, line};
 use marketflow_contract::{Schema, headers, topics};
 use marketflow_kafka::{Decoder, Reader, Record, Registry, TopicPartition, partition_for};
@@ -11,8 +11,6 @@ use marketflow_runtime::{Exit, ExitContext};
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 use std::time::Duration;
-
-const STALLED_AFTER: Duration = Duration::from_secs(30);
 
 /// Shows decoded records of a topic, controls too
 #[derive(clap::Args, Debug)]

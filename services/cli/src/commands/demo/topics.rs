@@ -95,21 +95,11 @@ fn read_trades(
 /// Hands every value of a topic on, partition by partition, in log order.
 fn each(reader: &Reader, topic: &str, mut take: impl FnMut(i32, i64, &[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
     for partition in 0..reader.partition_count(topic)? {
-        let mut problem = None;
-        reader.read_to_end(&TopicPartition::new(topic, partition), 0, STALLED_AFTER, |record| {
-            let taken =
-                record.value().ok_or_else(|| anyhow!("no value")).and_then(|value| take(partition, record.offset(), value));
-            match taken.with_context(|| format!("{topic}/{partition} at {}", record.offset())) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    problem = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        if let Some(problem) = problem {
-            return Err(problem);
-        }
+        reader.try_read_to_end(&TopicPartition::new(topic, partition), 0, STALLED_AFTER, |record| {
+            let value = record.value().ok_or_else(|| anyhow!("no value"));
+            let taken = value.and_then(|value| take(partition, record.offset(), value));
+            taken.map(ControlFlow::Continue).with_context(|| format!("{topic}/{partition} at {}", record.offset()))
+        })??;
     }
     Ok(())
 }
