@@ -104,6 +104,8 @@ pub enum FeedKind {
     Trades,
     /// Best bid and ask.
     Quotes,
+    /// Halts of trading.
+    Halts,
 }
 
 /// What a venue allows.
@@ -210,6 +212,17 @@ pub enum Event {
         instrument: Instrument,
         /// Last trade, or the acknowledgement when there was none.
         since: Timestamp,
+    },
+    /// Trading in an instrument is halted, or goes on: by the venue's decision or by a volatility interruption.
+    Halt {
+        /// Of which instrument.
+        instrument: Instrument,
+        /// Whether it is halted now.
+        halted: bool,
+        /// Since when, as exactly as the venue tells: its own time, else that of receipt.
+        at: Timestamp,
+        /// In words.
+        reason: String,
     },
     /// A frame that cannot be used.
     Malformed {

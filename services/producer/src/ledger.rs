@@ -7,6 +7,7 @@
 //! - A lost connection opens a gap per instrument from the last `complete_through`; it is filled once the venue has acknowledged the
 //!   subscription again and then answered by request. While it is open `complete_through` may go on: the gap pins its windows.
 //! - What cannot be fetched any more is abandoned, aloud.
+//! - A halt lasts until the venue says that trading goes on, or a trade shows it.
 //!
 //! Next: `controls.rs` for the records that say so, `backfill.rs` for the requests.
 
@@ -107,6 +108,9 @@ pub struct State {
     /// Up to when a sweep confirmed each instrument: what the socket missed since is not known yet.
     #[serde(default)]
     pub checked: BTreeMap<Instrument, Timestamp>,
+    /// Instruments whose trading is halted, and since when.
+    #[serde(default)]
+    pub halted: BTreeMap<Instrument, Timestamp>,
 }
 
 /// What the log says about the feed.
@@ -171,6 +175,7 @@ struct Entry {
     /// A request confirmed everything before.
     checked_to: Option<Timestamp>,
     checking: bool,
+    halted_since: Option<Timestamp>,
 }
 
 #[derive(Debug, Default)]
@@ -244,6 +249,7 @@ impl Ledger {
                 seen: Seen::new(settings.ids_per_instrument),
                 set_aside: Seen::new(SET_ASIDE_KEPT),
                 since,
+                halted_since: state.halted.get(&instrument).copied(),
                 ..Entry::default()
             };
             past.ids.iter().for_each(|id| {
@@ -315,6 +321,11 @@ impl Ledger {
                 .iter()
                 .filter_map(|(instrument, entry)| entry.checked_to.map(|checked| (instrument.clone(), checked)))
                 .collect(),
+            halted: self
+                .instruments
+                .iter()
+                .filter_map(|(instrument, entry)| entry.halted_since.map(|since| (instrument.clone(), since)))
+                .collect(),
         })
     }
 
@@ -377,6 +388,9 @@ impl Ledger {
             Item::Event(Event::Subscribed { instrument }) => self.on_subscribed(number, &instrument, now, out),
             Item::Event(Event::Missing { instrument, after, before }) => self.on_missing(&instrument, after, before, now, out),
             Item::Event(Event::Silent { instrument, .. }) => self.on_silent(&instrument, out),
+            Item::Event(Event::Halt { instrument, halted, at, reason }) => {
+                self.on_halt(&instrument, halted, at, reason, now, out)
+            }
             Item::Event(
                 Event::Unsubscribed { .. }
                 | Event::Refused { .. }
@@ -536,9 +550,38 @@ impl Ledger {
         controls::feed_state(&self.feed, None, FeedState::Down, None, "producer stops", now)
     }
 
+    fn on_halt(
+        &mut self,
+        instrument: &Instrument,
+        halted: bool,
+        at: Timestamp,
+        reason: String,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(entry) = self.instruments.get_mut(instrument) else { return };
+        if entry.halted_since.is_some() == halted {
+            return;
+        }
+        entry.halted_since = halted.then_some(at);
+        self.changed = true;
+        let mut control = Control::new(ControlKind::Halt, self.feed.clone(), now);
+        control.instrument = Some(instrument.clone());
+        control.state = if halted { FeedState::Down } else { FeedState::Up };
+        control.from = Some(at);
+        control.reason = Some(reason);
+        control.connection_id = self.active.map(|number| self.connection_id(number));
+        out.push(Action::Control(control));
+    }
+
     fn on_live_trade(&mut self, number: ConnectionNumber, trade: Trade, now: Timestamp, out: &mut Vec<Action>) {
         if let Some((after, before)) = self.unexplained_hole(&trade) {
             self.on_missing(&trade.instrument, after, before, now, out);
+        }
+        // A trade of the second in which the halt began may stand before it.
+        let before = trade.event_time.plus_micros(-self.resolution_micros());
+        if self.instruments.get(&trade.instrument).and_then(|entry| entry.halted_since).is_some_and(|since| since <= before) {
+            self.on_halt(&trade.instrument, false, trade.event_time, "traded again".to_owned(), now, out);
         }
         let ids = self.provider.ids(&trade);
         let tail_micros = self.tail_micros();
@@ -1220,6 +1263,26 @@ pub(crate) mod tests {
         let said: Vec<String> = (0..=LOOKS_FOR_LATE_TRADES).flat_map(|_| scene.timer()).collect();
         assert_eq!(said, ["GapAbandoned 4..10"], "nobody can be asked");
         assert!(scene.jobs.is_empty());
+    }
+
+    #[test]
+    fn a_halt_is_told_once_and_ends_with_the_venues_word_or_the_next_trade() {
+        let mut scene = Scene::up(SAMSUNG);
+        let halt = |halted, second| {
+            let instrument = SAMSUNG.parse().unwrap();
+            Item::Event(Event::Halt { instrument, halted, at: at(second), reason: "as told".to_owned() })
+        };
+        scene.shares(1, DAY + 100, 100, 1);
+        assert!(scene.item(1, 2, halt(false, 2)).is_empty(), "it was not halted");
+        assert_eq!(scene.item(1, 5, halt(true, 5)), ["Halt Down 5.."]);
+        assert!(scene.item(1, 6, halt(true, 6)).is_empty(), "said before");
+        assert_eq!(scene.shares(1, DAY + 110, 10, 5).len(), 1, "a trade of the second in which it began");
+        let state = scene.ledger.changed_state().unwrap();
+        assert_eq!(state.halted.len(), 1, "a restart does not forget it");
+        assert_eq!(scene.shares(1, DAY + 120, 10, 60)[0], "Halt Up 60..");
+        assert!(scene.item(1, 61, halt(false, 61)).is_empty());
+        scene.item(1, 70, halt(true, 70));
+        assert_eq!(scene.item(1, 80, halt(false, 80)), ["Halt Up 80.."]);
     }
 
     #[test]

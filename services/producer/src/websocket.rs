@@ -529,6 +529,7 @@ impl Conversation<'_> {
                 | Event::Quote(_)
                 | Event::Unsubscribed { .. }
                 | Event::Missing { .. }
+                | Event::Halt { .. }
                 | Event::Silent { .. }) => self.wire.intake.push(self.number, Item::Event(event)),
             }
         }

@@ -338,10 +338,31 @@ pub enum TimeUnit {
 pub struct KrxDayTape {
     /// The day in Korea (`2026-11-20`).
     pub date: String,
-    /// How many instruments, with made-up short codes (`000010`, `000020`, `0080G0`, …).
+    /// How many instruments, with made-up short codes (`000010`, `000020`, `0080G0`, …); not read where `listings` names them.
+    #[serde(default)]
     pub symbols: usize,
     /// About how many trades in all, spread evenly over instruments and session.
     pub trades: usize,
+    /// The instruments by name.
+    #[serde(default)]
+    pub listings: Vec<KrxListing>,
+}
+
+/// One instrument of a [`KrxDayTape`].
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KrxListing {
+    /// Its short code.
+    pub code: String,
+    /// Its name in Korean.
+    #[serde(default)]
+    pub name: String,
+    /// The close of the day before, won; 0 = made up.
+    #[serde(default)]
+    pub base: i64,
+    /// Halts of trading, each `["HH:MM:SS", "HH:MM:SS"]` in Korea: nothing prints between them, an auction ends it.
+    #[serde(default)]
+    pub halts: Vec<(String, String)>,
 }
 
 /// A generated tape: a random walk on tick sizes, repeatable from the seed.

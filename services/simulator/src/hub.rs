@@ -15,6 +15,8 @@ pub enum Channel {
     Trades,
     /// Levels of the book: Bitstamp `order_book_<pair>`, Upbit `orderbook`, KIS `H0STASP0`.
     Book,
+    /// Halts: KIS `H0STMKO0`.
+    Status,
     /// Binance `<symbol>@aggTrade`.
     AggTrade,
     /// Binance `<symbol>@bookTicker`.

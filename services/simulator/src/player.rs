@@ -61,6 +61,8 @@ pub struct Player {
     next: BinaryHeap<Reverse<(i64, usize)>>,
     /// Late trades by the time they are due.
     delayed: BinaryHeap<Reverse<(i64, usize, usize)>>,
+    /// Halts and interruptions to tell: when, of which market, which of its day.
+    statuses: BinaryHeap<Reverse<(i64, usize, usize)>>,
     /// Candles that somebody watches: by close time, market, interval; with the time last sent.
     candles: BTreeMap<(i64, usize, Interval), i64>,
     /// Per market: silent until; trades still to be missed; a trade waiting to go out after the next one.
@@ -98,6 +100,10 @@ impl Player {
             .enumerate()
             .filter_map(|(index, market)| Some(Reverse((market.trades().get(market.released())?.time_us, index))))
             .collect();
+        let statuses = markets.iter().enumerate().flat_map(|(index, market)| {
+            let all = market.day.statuses.iter().enumerate();
+            all.filter(move |(_, status)| status.time_us > now_us).map(move |(at, status)| Reverse((status.time_us, index, at)))
+        });
         let last_event_us = markets.iter().filter_map(|market| Some(market.trades().last()?.time_us)).max().unwrap_or(0);
         Player {
             silent_until: vec![i64::MIN; markets.len()],
@@ -106,6 +112,7 @@ impl Player {
             held: vec![None; markets.len()],
             next,
             delayed: BinaryHeap::new(),
+            statuses: statuses.collect(),
             candles: BTreeMap::new(),
             crowded: Vec::new(),
             lost_since_us: None,
@@ -259,9 +266,10 @@ impl Player {
         let trade = self.next.peek().map(|Reverse((time_us, _))| *time_us);
         let delayed = self.delayed.peek().map(|Reverse((due_us, _, _))| *due_us);
         let candle = self.candles.first_key_value().map(|((close_us, _, _), _)| *close_us);
+        let status = self.statuses.peek().map(|Reverse((time_us, ..))| *time_us);
         let now_us = self.simulation.clock.now_us();
         let fault = self.simulation.faults.next_us().map(|fault_us| fault_us.max(now_us));
-        [trade, delayed, candle, fault].into_iter().flatten().min()
+        [trade, delayed, candle, status, fault].into_iter().flatten().min()
     }
 
     /// Plays what happens at that time: faults first, then closing candles, then what comes late, then the next trade.
@@ -281,6 +289,10 @@ impl Player {
         } else if self.delayed.peek().is_some_and(|Reverse((due_us, ..))| *due_us <= at_us) {
             if let Some(Reverse((_, market, index))) = self.delayed.pop() {
                 self.deliver(market, index, Fate::Late, 0);
+            }
+        } else if self.statuses.peek().is_some_and(|Reverse((time_us, ..))| *time_us <= at_us) {
+            if let Some(Reverse((_, market, at))) = self.statuses.pop() {
+                self.send_status(market, at);
             }
         } else if let Some(Reverse((_, market))) = self.next.pop() {
             self.play_trade(market);
@@ -407,7 +419,7 @@ impl Player {
                             continue; // its group goes on
                         }
                     }
-                    Channel::Book | Channel::BookTicker | Channel::Kline(_) => continue,
+                    Channel::Book | Channel::BookTicker | Channel::Kline(_) | Channel::Status => continue,
                 }
                 if let Some(queued) = connection.send_message(&self.payload) {
                     frames += 1;
@@ -451,7 +463,7 @@ impl Player {
                     watched.push(interval);
                     continue;
                 }
-                Channel::Trades | Channel::AggTrade => continue,
+                Channel::Trades | Channel::AggTrade | Channel::Status => continue,
             }
             if let Some(queued) = connection.send_message(&self.payload) {
                 simulation.metrics.frames(market.venue, 1);
@@ -473,6 +485,22 @@ impl Player {
             if last_us.is_none_or(|last_us| trade.time_us - last_us >= interval.cadence_us()) {
                 self.candles.insert(key, trade.time_us);
                 self.send_candle(index, interval, trade.time_us, false, trade.time_us);
+            }
+        }
+    }
+
+    fn send_status(&mut self, index: usize, at: usize) {
+        let market = &self.simulation.hub.markets[index];
+        let Some(status) = market.day.statuses.get(at) else { return };
+        for subscriber in market.subscribers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            if subscriber.channel != Channel::Status {
+                continue;
+            }
+            self.payload.clear();
+            kis::socket::write_status(market, *status, &mut self.payload);
+            if subscriber.connection.send_message(&self.payload).is_some() {
+                self.simulation.metrics.frames(market.venue, 1);
+                subscriber.connection.frames.fetch_add(1, Ordering::Relaxed);
             }
         }
     }

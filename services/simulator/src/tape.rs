@@ -46,7 +46,7 @@ pub fn load(config: &Config) -> anyhow::Result<Vec<Market>> {
         let loaded = match tape {
             TapeConfig::Csv(tape) => load_csv(tape, &config.range, config.seed)?,
             TapeConfig::Generated(tape) => generate(tape, &config.range, config.seed)?,
-            TapeConfig::KrxDay(tape) => kis::day::generate(tape, config.seed)?,
+            TapeConfig::KrxDay(tape) => kis::day::generate(tape, &config.range, config.seed)?,
         };
         for market in loaded {
             info!(instrument = market.instrument, trades = market.count(), "tape loaded");

@@ -1,13 +1,13 @@
 //! One connection: registrations within the 41 a key has, each acknowledged by name; `PINGPONG`; and a question that proves life.
 //!
-//! Every instrument's trades are registered, and of what is left of the 41 as many order books as fit. The broker pings every minute or two, and
+//! Every instrument's trades are registered, and of what is left of the 41 as many market statuses (halts), then order books, as fit. The broker pings every minute or two, and
 //! its ping carries its clock, which is evidence; in a quiet market between two of them a registration that exists is asked for again: the
 //! refusal stands behind the data sent before it. A trade has no id, but the day's volume, which shows a hole at the next trade.
 //!
 //! Next: `services/producer/src/websocket.rs`.
 
 use super::PROVIDER;
-use super::frame::{BOOK, BookField, ControlFrame, DataFrame, TRADES, TradeField};
+use super::frame::{BOOK, BookField, ControlFrame, DataFrame, Record, STATUS, StatusField, TRADES, TradeField};
 use super::parse::{self, Printed, korean_time};
 use crate::number::{shape_error, shown};
 use crate::session::{Session, Timing};
@@ -66,10 +66,11 @@ impl KisConnection {
 
     /// Brings the registrations in line with the instruments: first what must go, so that there is room for what comes.
     fn arrange(&mut self, now: Moment) {
-        let books = REGISTRATIONS.saturating_sub(self.instruments.len());
-        let trades = self.instruments.iter().map(|i| (channel(TRADES, i.symbol()), i.clone(), FeedKind::Trades));
-        let quotes = self.instruments.iter().take(books).map(|i| (channel(BOOK, i.symbol()), i.clone(), FeedKind::Quotes));
-        let wanted: Vec<_> = trades.chain(quotes).collect();
+        // In the order of their worth: what is beyond the limit is not asked for.
+        let kinds = [(TRADES, FeedKind::Trades), (STATUS, FeedKind::Halts), (BOOK, FeedKind::Quotes)];
+        let all =
+            kinds.iter().flat_map(|(tr_id, kind)| self.instruments.iter().map(move |i| (channel(tr_id, i.symbol()), i, *kind)));
+        let wanted: Vec<_> = all.take(REGISTRATIONS).map(|(name, instrument, kind)| (name, instrument.clone(), kind)).collect();
         for name in self.session.present() {
             if !wanted.iter().any(|(wanted, ..)| *wanted == name) && self.session.leave(&name) {
                 self.outbox.retain(|request| *request != Request::Register(name.clone()));
@@ -80,8 +81,7 @@ impl KisConnection {
             self.session.want(name, &instrument, kind);
         }
         let mut missing = self.session.wanted();
-        // Trades first.
-        missing.sort_by_key(|name| !name.starts_with(TRADES));
+        missing.sort_by_key(|name| (!name.starts_with(TRADES), !name.starts_with(STATUS)));
         for name in missing {
             self.session.asked(&name, now);
             self.outbox.push_back(Request::Register(name));
@@ -189,6 +189,10 @@ impl KisConnection {
                     Some(Err((reason, detail))) => out.push(Event::Malformed { reason, detail, trade: None }),
                 }
             }),
+            STATUS => frame.records().for_each(|record| {
+                let instrument = self.session.instrument(&channel(STATUS, record.status(StatusField::Code))).cloned();
+                out.push(instrument.map_or(Event::Ignored, |instrument| halt(record, instrument, now)));
+            }),
             other => out.push(Event::Malformed {
                 reason: Malformed::UnknownShape,
                 detail: format!("data of {}", shown(other)),
@@ -293,6 +297,20 @@ impl Connection for KisConnection {
     }
 }
 
+/// A market status carries no time: it is that of its receipt.
+fn halt(record: Record<'_>, instrument: Instrument, now: Moment) -> Event {
+    let field = |field| record.status(field);
+    let halted = field(StatusField::Halted) == "Y";
+    let interrupted = !matches!(field(StatusField::Interrupted), "" | "N" | "0");
+    let reason = match (halted, field(StatusField::Reason)) {
+        (true, "") => "trading halted".to_owned(),
+        (true, words) => format!("trading halted: {}", shown(words)),
+        (false, _) if interrupted => "volatility interruption".to_owned(),
+        (false, _) => "trading goes on".to_owned(),
+    };
+    Event::Halt { instrument, halted: halted || interrupted, at: now.received, reason }
+}
+
 /// Why a connection ends whose pass is not taken: the next one needs a new pass.
 pub const KEY_REFUSED: &str = "key_refused";
 
@@ -320,39 +338,45 @@ mod tests {
     }
 
     #[test]
-    fn trades_come_first_and_books_take_what_is_left_of_the_41() {
-        for (count, books) in [(5, 5), (30, 11), (41, 0)] {
+    fn trades_come_first_then_halts_and_books_take_what_is_left_of_the_41() {
+        for (count, statuses, books) in [(5, 5, 5), (15, 15, 11), (30, 11, 0), (41, 0, 0)] {
             let mut connection = KisConnection::new(&instruments(count), TIMING, &Secret::new("k"));
             let sent = sent(&mut connection, 60);
             let of = |tr_id| sent.iter().filter(|text| text.contains(tr_id)).count();
-            assert_eq!((of(TRADES), of(BOOK)), (count, books));
+            assert_eq!((of(TRADES), of(STATUS), of(BOOK)), (count, statuses, books));
             assert!(sent[..count].iter().all(|text| text.contains(TRADES)), "trades first");
         }
     }
 
     #[test]
     fn a_book_makes_room_for_the_trades_of_one_more_before_they_are_asked_for() {
-        let mut connection = KisConnection::new(&instruments(25), TIMING, &Secret::new("k"));
+        let mut connection = KisConnection::new(&instruments(16), TIMING, &Secret::new("k"));
         sent(&mut connection, 60);
         let mut out = Vec::new();
+        // 16 of each, but of books 9: one more takes a book for its trades and one for its status.
         connection.subscribe(&["KRX:999990".parse().unwrap()], moment(10), &mut out);
-        connection.on_timer(moment(11), &mut out);
+        (11..14).for_each(|second| connection.on_timer(moment(second), &mut out));
         let sends: Vec<&String> =
             out.iter().filter_map(|e| if let Event::Send { text } = e { Some(text) } else { None }).collect();
-        assert!(sends[0].contains(r#""tr_type":"2""#) && sends[0].contains(BOOK), "{}", sends[0]);
-        assert!(sends[1].contains(r#""tr_type":"1""#) && sends[1].contains("999990"), "{}", sends[1]);
+        for leaving in &sends[..2] {
+            assert!(leaving.contains(r#""tr_type":"2""#) && leaving.contains(BOOK), "{leaving}");
+        }
+        for (asking, what) in sends[2..].iter().zip([TRADES, STATUS]) {
+            assert!(asking.contains(r#""tr_type":"1""#) && asking.contains("999990") && asking.contains(what), "{asking}");
+        }
+        assert_eq!(sends.len(), 4);
     }
 
     #[test]
     fn in_a_quiet_market_an_existing_registration_is_asked_for_and_its_refusal_is_proof_of_life() {
         let mut connection = KisConnection::new(&instruments(1), TIMING, &Secret::new("k"));
-        sent(&mut connection, 3);
+        sent(&mut connection, 4);
         let answer = |tr_id: &str, code: &str| {
             format!(
                 r#"{{"header":{{"tr_id":"{tr_id}","tr_key":"000010","encrypt":"N"}},"body":{{"rt_cd":"1","msg_cd":"{code}","msg1":"x"}}}}"#
             )
         };
-        for tr_id in [TRADES, BOOK] {
+        for tr_id in [TRADES, STATUS, BOOK] {
             connection.on_frame(Frame::Text(&answer(tr_id, "OPSP0000")), moment(1), &mut Vec::new());
         }
         let mut out = Vec::new();
@@ -360,7 +384,7 @@ mod tests {
         assert_eq!(out, [], "heard four seconds ago");
         connection.on_timer(moment(12), &mut out);
         let [Event::Send { text }] = &out[..] else { panic!("{out:?}") };
-        let asked = if text.contains(TRADES) { TRADES } else { BOOK };
+        let asked = [TRADES, STATUS, BOOK].into_iter().find(|tr_id| text.contains(tr_id)).unwrap();
         out.clear();
         connection.on_frame(Frame::Text(&answer(asked, "OPSP0002")), moment(13), &mut out);
         assert_eq!(out, [Event::Evidence { through: moment(12).venue }]);

@@ -3,7 +3,7 @@
 //! A data frame is `0|H0STCNT0|002|<fields>`: plain or encrypted (`1`, only notices of one's own orders), what, how many records, and the records
 //! joined. How many fields a record has grew over the years (46, 47; 59, 62, 63), so the width is the number of fields over the number of
 //! records; fields behind the documented ones are tolerated. All values are texts, prices whole won, times `HHMMSS` in Korea.
-//! **Source**: the broker's public samples and portal pages on H0STCNT0 and H0STASP0, read 2026-11.
+//! **Source**: the broker's public samples and portal pages on H0STCNT0, H0STASP0 and H0STMKO0, read 2026-11.
 //!
 //! Next: `parse.rs`.
 
@@ -115,6 +115,37 @@ pub(super) enum TradeField {
     Market,
 }
 
+/// Market status of an instrument (장운영정보): halts and volatility interruptions.
+pub(super) const STATUS: &str = "H0STMKO0";
+
+/// Fields of a market status; a value may be the text `(null)`, and the last field may be absent.
+#[expect(dead_code, reason = "the documented layout as a whole; only what a halt needs is read")]
+#[derive(Clone, Copy, Debug)]
+pub(super) enum StatusField {
+    /// MKSC_SHRN_ISCD
+    Code,
+    /// TRHT_YN: halted
+    Halted,
+    /// TR_SUSP_REAS_CNTT: why, in words
+    Reason,
+    /// MKOP_CLS_CODE
+    Phase,
+    /// ANTC_MKOP_CLS_CODE
+    ExpectedPhase,
+    /// MRKT_TRTM_CLS_CODE
+    Treatment,
+    /// DIVI_APP_CLS_CODE
+    DividendClass,
+    /// ISCD_STAT_CLS_CODE: 51 administration, 58 halted, …
+    Class,
+    /// VI_CLS_CODE: N none, else a volatility interruption
+    Interrupted,
+    /// OVTM_VI_CLS_CODE: the same after hours
+    AfterHoursInterrupted,
+    /// EXCH_CLS_CODE
+    Exchange,
+}
+
 /// Fields of an order book that are read; a level's fields stand ten apart.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum BookField {
@@ -139,6 +170,10 @@ pub(super) struct Record<'a>(&'a [&'a str]);
 impl<'a> Record<'a> {
     pub(super) fn trade(self, field: TradeField) -> &'a str {
         self.0.get(field as usize).copied().unwrap_or_default()
+    }
+
+    pub(super) fn status(self, field: StatusField) -> &'a str {
+        self.0.get(field as usize).copied().filter(|text| *text != "(null)").unwrap_or_default()
     }
 
     pub(super) fn book(self, field: BookField) -> &'a str {

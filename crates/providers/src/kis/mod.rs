@@ -24,11 +24,11 @@ pub const APP_SECRET: &str = "KIS_APP_SECRET";
 pub const PROVIDER: Provider = Provider {
     id: "kis",
     venue: "KRX",
-    feeds: &[FeedKind::Trades, FeedKind::Quotes],
+    feeds: &[FeedKind::Trades, FeedKind::Quotes, FeedKind::Halts],
     websocket_url: "ws://ops.koreainvestment.com:21000/tryitout",
     rest_url: "https://openapi.koreainvestment.com:9443",
     credentials: &[APP_KEY, APP_SECRET],
-    // 41 registrations of a key, one for each instrument's trades; what is left carries quotes. 18 requests a second, less some for others.
+    // 41 registrations of a key, one for each instrument's trades; what is left carries halts, then quotes. 18 requests a second, less some for others.
     limits: Limits {
         instruments_per_connection: connection::REGISTRATIONS,
         frame_bytes_max: 1024 * 1024,

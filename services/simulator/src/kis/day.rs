@@ -4,12 +4,13 @@
 //! - between them prices walk on the tick table within the daily limits;
 //! - every third instrument has a static volatility interruption: a trade 10 % off the last auction's price, two minutes and up to 30 s without a
 //!   print, then the auction's one print, which is the new reference;
+//! - a listing may be halted: nothing prints until the halt ends, then an auction's one print;
 //! - times are whole seconds, as the wire tells no more; the id of a trade is its date and the day's volume after it.
 //!
 //! Next: `socket.rs`.
 
 use super::{limits, on_tick, tick};
-use crate::config::KrxDayTape;
+use crate::config::{KrxDayTape, KrxListing, RangeConfig};
 use crate::decimal::Decimal;
 use crate::market::{Market, Origin, Trade, Venue};
 use crate::seed;
@@ -27,6 +28,8 @@ const CLOSE: i64 = 15 * HOUR + 30 * 60;
 /// An auction ends at random within so many seconds.
 const RANDOM_END: i64 = 30;
 const INTERRUPTION: i64 = 120;
+/// Halts and interruptions are told so long after the second in which they begin and end.
+const TOLD_AFTER_US: i64 = SECOND_US / 2;
 /// Shares of a day are counted behind the date.
 const SHARES_PER_DAY_MAX: i64 = 100_000_000_000;
 
@@ -44,9 +47,22 @@ pub struct Totals {
     pub(crate) reference: i64,
 }
 
+/// What the market status says from an instant on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// UTC microseconds.
+    pub(crate) time_us: i64,
+    /// Trading is halted.
+    pub(crate) halted: bool,
+    /// A volatility interruption goes on.
+    pub(crate) interrupted: bool,
+}
+
 /// One instrument's day.
 #[derive(Debug, Default)]
 pub struct Day {
+    /// Halts and interruptions, in the order they begin and end.
+    pub(crate) statuses: Vec<Status>,
     /// The close of the day before.
     pub(crate) base: i64,
     totals: Vec<Totals>,
@@ -56,7 +72,7 @@ impl Day {
     /// Adds up a day's trades.
     pub fn of(trades: &[Trade]) -> Day {
         let price = |trade: &Trade| i64::try_from(trade.price().at_scale(0)).unwrap_or(i64::MAX);
-        let mut day = Day { base: trades.first().map_or(0, price), totals: Vec::with_capacity(trades.len()) };
+        let mut day = Day { base: trades.first().map_or(0, price), totals: Vec::with_capacity(trades.len()), ..Day::default() };
         let mut running: Option<Totals> = None;
         for trade in trades {
             let (at, now) = (price(trade), (price(trade), trade.time_us));
@@ -91,6 +107,13 @@ impl Day {
         day
     }
 
+    /// What is left of it when only these of its trades are played.
+    fn part(mut self, trades: std::ops::Range<usize>, from_us: i64, to_us: i64) -> Day {
+        self.totals = self.totals[trades].to_vec();
+        self.statuses.retain(|status| (from_us..to_us).contains(&status.time_us));
+        self
+    }
+
     /// What the day adds up to after the trade at this index.
     pub(crate) fn after(&self, index: usize) -> Option<&Totals> {
         self.totals.get(index)
@@ -106,36 +129,86 @@ pub fn code(number: usize) -> String {
 ///
 /// # Errors
 /// A date that is none, or nothing to trade.
-pub fn generate(tape: &KrxDayTape, seed: u64) -> anyhow::Result<Vec<Market>> {
+pub fn generate(tape: &KrxDayTape, range: &RangeConfig, seed: u64) -> anyhow::Result<Vec<Market>> {
     let date: jiff::civil::Date = tape.date.parse().with_context(|| format!("tapes.date {:?}", tape.date))?;
-    if tape.symbols == 0 || tape.trades < tape.symbols * 2 {
+    let listings = if tape.listings.is_empty() {
+        (1..=tape.symbols).map(|number| KrxListing { code: code(number), ..KrxListing::default() }).collect()
+    } else {
+        tape.listings.clone()
+    };
+    if listings.is_empty() || tape.trades < listings.len() * 2 {
         bail!("a krx-day tape needs symbols above 0 and at least two trades for each");
     }
+    let (from_us, to_us) = range.bounds()?;
     let midnight = date.to_zoned(jiff::tz::TimeZone::UTC)?.timestamp().as_second() - KST;
     let number = i64::from(date.year()) * 10_000 + i64::from(date.month()) * 100 + i64::from(date.day());
-    let markets = (1..=tape.symbols).map(|symbol| {
-        let own_seed = seed::mix(seed, &[seed::of_text(&tape.date), symbol as u64]);
-        let trades = one_day(own_seed, symbol % 3 == 0, tape.trades / tape.symbols, midnight, number);
-        Market::new(Venue::Kis, &code(symbol), "KRW", (0, 0), trades)
-    });
-    Ok(markets.collect())
+    let count = tape.trades / listings.len();
+    (1..)
+        .zip(listings)
+        .map(|(symbol, listing)| {
+            let own_seed = seed::mix(seed, &[seed::of_text(&tape.date), symbol]);
+            let halts: Vec<(i64, i64)> = listing.halts.iter().map(halt).collect::<anyhow::Result<_>>()?;
+            let printed = one_day(own_seed, symbol % 3 == 0, listing.base, &halts, count, midnight, number);
+            let trades = printed.trades;
+            let (first, last) = (before(&trades, from_us), before(&trades, to_us));
+            let whole = Day { statuses: printed.statuses, ..Day::of(&trades) };
+            let mut market = Market::new(Venue::Kis, &listing.code, "KRW", (0, 0), trades[first..last].to_vec());
+            market.day = whole.part(first..last, from_us, to_us);
+            Ok(market)
+        })
+        .collect()
 }
 
-fn one_day(seed: u64, interrupted: bool, trades: usize, midnight: i64, date: i64) -> Vec<Trade> {
+/// How many trades happened before an instant.
+fn before(trades: &[Trade], at_us: i64) -> usize {
+    trades.partition_point(|trade| trade.time_us < at_us)
+}
+
+/// A halt in seconds of the day; both ends lie in continuous trading.
+fn halt((from, until): &(String, String)) -> anyhow::Result<(i64, i64)> {
+    let second = |text: &str| -> anyhow::Result<i64> {
+        let time: jiff::civil::Time = text.parse().with_context(|| format!("tapes.listings.halts {text:?}"))?;
+        Ok(i64::from(time.hour()) * HOUR + i64::from(time.minute()) * 60 + i64::from(time.second()))
+    };
+    let (from, until) = (second(from)?, second(until)?);
+    if OPEN + RANDOM_END < from && from < until && until < LAST_CONTINUOUS {
+        Ok((from, until))
+    } else {
+        bail!("tapes.listings.halts: a halt begins after 09:00:30, ends before 15:20 and lasts")
+    }
+}
+
+fn one_day(seed: u64, interrupted: bool, base: i64, halts: &[(i64, i64)], trades: usize, midnight: i64, date: i64) -> Printer {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let base = on_tick(random.random_range(1_500..400_000));
+    let made_up = on_tick(random.random_range(1_500..400_000));
+    let base = if base > 0 { on_tick(base) } else { made_up };
     let (highest, lowest) = limits(base);
     let mut price = on_tick(base + random.random_range(-2..=2) * tick(base)).clamp(lowest, highest);
-    let mut day = Printer { midnight, date, volume: 0, trades: Vec::with_capacity(trades) };
+    let mut day = Printer { midnight, date, volume: 0, trades: Vec::with_capacity(trades), statuses: Vec::new() };
     let opened = OPEN + random.random_range(0..=RANDOM_END);
     day.print(opened, price, random.random_range(1_000..50_000), false, Origin::Auction);
     let mut reference = price;
 
     let interruption = interrupted.then(|| OPEN + random.random_range(HOUR..4 * HOUR));
+    // Nobody interrupts what is halted.
+    let is_free = |at: i64| halts.iter().all(|(from, until)| at + INTERRUPTION + RANDOM_END < *from || *until < at);
+    let interruption = interruption.filter(|at| is_free(*at));
     let mut resume = None;
     let mut seconds: Vec<i64> = (0..trades.saturating_sub(2)).map(|_| random.random_range(opened..LAST_CONTINUOUS)).collect();
+    seconds.retain(|second| !halts.iter().any(|(from, until)| from < second && second < until));
+    seconds.extend(halts.iter().map(|(_, until)| *until));
     seconds.sort_unstable();
+    let mut halts = halts.iter().peekable();
     for second in seconds {
+        if let Some((from, until)) = halts.next_if(|(_, until)| *until <= second) {
+            // The auction after the halt, and the new reference with it.
+            day.tell(*from, true, false);
+            price = on_tick((price + random.random_range(-2..=2) * tick(price)).clamp(lowest, highest));
+            day.print(*until, price, random.random_range(500..20_000), false, Origin::Auction);
+            day.tell(*until, false, false);
+            reference = price;
+            continue;
+        }
         if let (Some(at), None) = (interruption, resume)
             && second >= at
         {
@@ -143,9 +216,11 @@ fn one_day(seed: u64, interrupted: bool, trades: usize, midnight: i64, date: i64
             price = on_tick(reference + reference / 10 + tick(reference)).clamp(lowest, highest);
             day.print(second, price, random.random_range(1..500), false, Origin::Tape);
             let end = second + INTERRUPTION + random.random_range(0..=RANDOM_END);
+            day.tell(second, false, true);
             price = (price + random.random_range(-2..=2) * tick(price)).clamp(lowest, highest);
             price = on_tick(price);
             day.print(end, price, random.random_range(500..20_000), false, Origin::Auction);
+            day.tell(end, false, false);
             reference = price;
             resume = Some(end);
             continue;
@@ -163,7 +238,7 @@ fn one_day(seed: u64, interrupted: bool, trades: usize, midnight: i64, date: i64
     }
     let closed = CLOSE + random.random_range(0..=RANDOM_END);
     day.print(closed, price, random.random_range(1_000..100_000), false, Origin::Auction);
-    day.trades
+    day
 }
 
 struct Printer {
@@ -171,9 +246,15 @@ struct Printer {
     date: i64,
     volume: i64,
     trades: Vec<Trade>,
+    statuses: Vec<Status>,
 }
 
 impl Printer {
+    fn tell(&mut self, second: i64, halted: bool, interrupted: bool) {
+        let time_us = (self.midnight + second) * SECOND_US + TOLD_AFTER_US;
+        self.statuses.push(Status { time_us, halted, interrupted });
+    }
+
     fn print(&mut self, second: i64, price: i64, size: i64, taker_sells: bool, origin: Origin) {
         self.volume += size;
         let (id, time_us) = (self.date * SHARES_PER_DAY_MAX + self.volume, (self.midnight + second) * SECOND_US);
@@ -188,8 +269,10 @@ mod tests {
     use super::*;
 
     fn day(symbols: usize, trades: usize) -> Vec<Market> {
-        generate(&KrxDayTape { date: "2026-11-20".into(), symbols, trades }, 1).unwrap()
+        generate(&KrxDayTape { date: "2026-11-20".into(), symbols, trades, listings: Vec::new() }, &ALL_DAY, 1).unwrap()
     }
+
+    const ALL_DAY: RangeConfig = RangeConfig { from: String::new(), to: String::new(), limit: 0 };
 
     fn clock(trade: &Trade) -> i64 {
         (trade.time_us / SECOND_US + KST).rem_euclid(86_400)
@@ -229,6 +312,31 @@ mod tests {
             let day = Day::of(&trades);
             assert_eq!(day.after(trades.len() - 1).unwrap().volume, volume);
         }
+    }
+
+    #[test]
+    fn a_halt_is_silence_ended_by_an_auction_and_a_part_of_the_day_keeps_its_sums() {
+        let halts = vec![("14:52:00".to_owned(), "14:57:00".to_owned())];
+        let listings = vec![KrxListing { code: "005930".into(), name: "삼성전자".into(), base: 71_000, halts }];
+        let tape = KrxDayTape { date: "2026-11-20".into(), symbols: 0, trades: 20_000, listings };
+        let whole = generate(&tape, &ALL_DAY, 1).unwrap().remove(0);
+        let (from, until) = (14 * HOUR + 52 * 60, 14 * HOUR + 57 * 60);
+        let trades = whole.trades();
+        assert_eq!(trades.iter().filter(|trade| from < clock(trade) && clock(trade) < until).count(), 0);
+        let after = trades.iter().find(|trade| clock(trade) >= until).unwrap();
+        assert_eq!((clock(after), after.origin), (until, Origin::Auction));
+        let told: Vec<_> = whole.day.statuses.iter().map(|status| (status.halted, status.interrupted)).collect();
+        assert_eq!(told, [(true, false), (false, false)]);
+
+        let range = RangeConfig { from: "2026-11-20T05:45:00Z".into(), ..ALL_DAY };
+        let part = generate(&tape, &range, 1).unwrap().remove(0);
+        let skipped = trades.len() - part.count();
+        assert!(skipped > 0 && part.count() > 0);
+        assert_eq!(part.trades()[0].id, trades[skipped].id);
+        assert_eq!(part.day.after(0).unwrap().volume, whole.day.after(skipped).unwrap().volume);
+        let halts = vec![("15:10:00".to_owned(), "15:25:00".to_owned())];
+        let listings = vec![KrxListing { code: "005930".into(), halts, ..KrxListing::default() }];
+        assert!(generate(&KrxDayTape { listings, ..tape.clone() }, &ALL_DAY, 1).is_err(), "into the closing auction");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! KIS's WebSocket: registrations answered by name, `PINGPONG`, and data frames of texts between carets.
 //! Next: `rest.rs`.
 
+use super::day::Status;
 use super::tick;
 use crate::connection::{Close, Connection, Message};
 use crate::decimal::write_integer;
@@ -14,9 +15,10 @@ use std::time::Instant;
 
 const TRADES: &str = "H0STCNT0";
 const BOOK: &str = "H0STASP0";
-/// What may be registered; only the first two carry data here.
+const STATUS: &str = "H0STMKO0";
+/// What may be registered; only the first three carry data here.
 const TR_IDS: &[&str] =
-    &[TRADES, BOOK, "H0STCNI0", "H0STCNI9", "H0STMKO0", "H0NXCNT0", "H0NXASP0", "H0UNCNT0", "H0UNASP0", "H0STANC0", "H0STNAV0"];
+    &[TRADES, BOOK, STATUS, "H0STCNI0", "H0STCNI9", "H0NXCNT0", "H0NXASP0", "H0UNCNT0", "H0UNASP0", "H0STANC0", "H0STNAV0"];
 /// Levels of a book.
 const LEVELS: usize = 10;
 
@@ -98,6 +100,7 @@ fn data_channel(simulation: &Simulation, (tr_id, code): (&str, &str)) -> Option<
     let channel = match tr_id {
         TRADES => Channel::Trades,
         BOOK => Channel::Book,
+        STATUS => Channel::Status,
         _ => return None,
     };
     Some((simulation.hub.find(Venue::Kis, code)?, channel))
@@ -129,6 +132,14 @@ pub fn on_ping_time(simulation: &Simulation, connection: &Connection) {
 fn korean(time_us: i64, format: &str) -> String {
     const NINE_HOURS_US: i64 = 9 * 3_600_000_000;
     jiff::Timestamp::from_microsecond(time_us + NINE_HOURS_US).map(|time| time.strftime(format).to_string()).unwrap_or_default()
+}
+
+/// Writes a data frame with the market status from now on.
+pub fn write_status(market: &Market, status: Status, out: &mut Vec<u8>) {
+    let flag = |on| if on { "Y" } else { "N" };
+    let (reason, class) = if status.halted { ("공시관련 매매거래정지", "58") } else { ("(null)", "55") };
+    let (code, halted, interrupted) = (&market.upper, flag(status.halted), flag(status.interrupted));
+    out.extend_from_slice(format!("0|{STATUS}|001|{code}^{halted}^{reason}^AB1^112^^^{class}^{interrupted}^").as_bytes());
 }
 
 /// Writes a data frame with these trades of one market, in their order.

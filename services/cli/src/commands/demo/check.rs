@@ -6,7 +6,10 @@
 //! Next: `statement.rs`.
 
 use anyhow::{Context, bail};
-use marketflow_model::{Bar, DecimalError, Feed, Instrument, Interval, Price, Quantity, Side, Source, Timestamp, Trade};
+use marketflow_model::{
+    Bar, Calendar, Control, ControlKind, DecimalError, Feed, Instrument, Interval, Price, Quality, Quantity, Side, Source,
+    Timestamp, Trade,
+};
 use marketflow_oracle::{BarKey, ExpectedBar, differences, recompute};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -127,6 +130,8 @@ pub(super) struct Received {
 pub(super) struct Topics {
     /// Every trade of `market.trades.v1`, in log order per partition.
     pub(super) trades: Vec<Received>,
+    /// What became of each gap, by its id.
+    pub(super) gaps: BTreeMap<String, Control>,
     /// Per instrument: complete up to this venue time, by the newest control of its partition.
     pub(super) complete_through: BTreeMap<Instrument, Timestamp>,
     /// Every record of `market.bars.v1`, revisions too, in log order per partition.
@@ -200,6 +205,30 @@ impl Comparison {
     }
 }
 
+/// What never arrived, where the venue cannot be asked for it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Holes {
+    /// Gaps that ended with nothing missing.
+    pub(super) filled: u64,
+    /// Gaps that were given up, aloud.
+    pub(super) abandoned: u64,
+    /// Trades that happened and never arrived.
+    pub(super) missing: u64,
+    /// Each of those lies in an abandoned gap, and each abandoned gap misses some.
+    pub(super) told: Comparison,
+    /// The bars that an abandoned gap touches say so, and no others do.
+    pub(super) marked: Comparison,
+}
+
+/// The bar of a closing auction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct ClosingBar {
+    pub(super) instrument: Instrument,
+    pub(super) open_time: Timestamp,
+    pub(super) close: Price,
+    pub(super) volume: Quantity,
+}
+
 /// Everything the statement says.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Findings {
@@ -211,6 +240,10 @@ pub(super) struct Findings {
     pub(super) reasons: BTreeMap<String, u64>,
     pub(super) intervals: Vec<IntervalCount>,
     pub(super) qualities: BTreeMap<String, u64>,
+    /// The one-minute bars that hold only a closing auction's print.
+    pub(super) closing: Vec<ClosingBar>,
+    /// `None` where the venue can be asked for what was missed: there nothing may be missing.
+    pub(super) holes: Option<Holes>,
     /// The venue's trades against the trades in Kafka, by id; `None` where only the venue knows.
     pub(super) trades_in_kafka: Option<Comparison>,
     /// The recomputed bars against the last revisions in Kafka.
@@ -235,6 +268,7 @@ impl Findings {
         self.adds_up
             && !self.nothing_was_checked()
             && self.trades_in_kafka.as_ref().is_none_or(Comparison::equal)
+            && self.holes.as_ref().is_none_or(|holes| holes.told.equal() && holes.marked.equal())
             && self.bars_in_kafka.equal()
             && self.bars_in_clickhouse.equal()
     }
@@ -246,10 +280,18 @@ impl Findings {
 }
 
 /// Judges a session. With the venue's truth, all of its bars must be there; without, the trades in Kafka are the truth and the windows that
-/// were complete at the end are judged.
-pub(super) fn judge(truth: Option<&Truth>, topics: &Topics, shown: &[Bar]) -> Findings {
+/// were complete at the end are judged. Where the venue does not tell the past, what was missed is left out and must lie in gaps that say so.
+pub(super) fn judge(truth: Option<&Truth>, tells_the_past: bool, topics: &Topics, shown: &[Bar]) -> Findings {
+    let (arrived, missing) = match truth {
+        Some(truth) if !tells_the_past => {
+            let received: HashSet<_> = topics.trades.iter().map(|r| (&r.trade.instrument, r.trade.sequence)).collect();
+            truth.trades.iter().cloned().partition(|trade| received.contains(&(&trade.instrument, trade.sequence)))
+        }
+        Some(truth) => (truth.trades.clone(), Vec::new()),
+        None => (Vec::new(), Vec::new()),
+    };
     let mut expected = match truth {
-        Some(truth) => recompute(&truth.trades, &Interval::STANDARD),
+        Some(_) => recompute(&arrived, &Interval::STANDARD),
         None => recompute(&topics.believed(), &Interval::STANDARD),
     };
     let mut published: Vec<&Bar> = topics.bars.iter().collect();
@@ -277,7 +319,9 @@ pub(super) fn judge(truth: Option<&Truth>, topics: &Topics, shown: &[Bar]) -> Fi
         reasons: topics.reasons.clone(),
         intervals: Interval::STANDARD.iter().map(|interval| count(*interval, topics, shown)).collect(),
         qualities: qualities(shown),
-        trades_in_kafka: truth.map(|truth| same_trades(&truth.trades, &topics.trades)),
+        closing: shown.iter().filter(|bar| is_closing(bar)).map(closing).collect(),
+        holes: (!tells_the_past).then(|| holes(&missing, topics, shown)),
+        trades_in_kafka: truth.map(|_| same_trades(&arrived, &topics.trades)),
         bars_in_kafka: same_bars(&expected, published),
         bars_in_clickhouse: same_bars(&expected, rows),
     }
@@ -286,6 +330,48 @@ pub(super) fn judge(truth: Option<&Truth>, topics: &Topics, shown: &[Bar]) -> Fi
 /// Whether the rows alone are as they should be: cheaper than reading the topics.
 pub(super) fn rows_hold(truth: &Truth, shown: &[Bar]) -> bool {
     differences(&recompute(&truth.trades, &Interval::STANDARD), shown, 1).is_empty()
+}
+
+fn is_closing(bar: &Bar) -> bool {
+    let calendar = Calendar::of_venue(bar.instrument.venue());
+    let session = calendar.session_of(bar.open_time);
+    bar.interval == Interval::ONE_MINUTE && session.is_some_and(|session| session.is_closing_print(bar.open_time))
+}
+
+fn closing(bar: &Bar) -> ClosingBar {
+    ClosingBar { instrument: bar.instrument.clone(), open_time: bar.open_time, close: bar.close, volume: bar.volume }
+}
+
+/// The gap ledger against what is missing, and the bars against the gap ledger.
+fn holes(missing: &[Trade], topics: &Topics, shown: &[Bar]) -> Holes {
+    let became = |kind: ControlKind| topics.gaps.values().filter(move |gap| gap.kind == kind);
+    // What is still open says as much as what was given up.
+    let lost: Vec<&Control> = topics.gaps.values().filter(|gap| gap.kind != ControlKind::GapFilled).collect();
+    let of = |gap: &Control, instrument: &Instrument| gap.instrument.as_ref().is_none_or(|of| of == instrument);
+    let (from, to) = (|gap: &Control| gap.from.unwrap_or(Timestamp::MIN), |gap: &Control| gap.to.unwrap_or(Timestamp::MAX));
+    let holds =
+        |gap: &Control, trade: &Trade| of(gap, &trade.instrument) && from(gap) <= trade.event_time && trade.event_time < to(gap);
+    let untold = missing.iter().filter(|trade| !lost.iter().any(|gap| holds(gap, trade)));
+    let mut told: Vec<String> = untold
+        .map(|trade| format!("{} trade {} of {} lies in no gap", trade.instrument, trade.sequence.unwrap_or(0), trade.event_time))
+        .collect();
+    // A stretch that may miss something need not.
+    let sure = |gap: &Control| gap.reason.as_deref().is_none_or(|reason| !reason.contains("maybe"));
+    let vain = lost.iter().filter(|gap| sure(gap) && !missing.iter().any(|trade| holds(gap, trade)));
+    told.extend(vain.map(|gap| format!("the gap from {} to {} misses nothing", from(gap), to(gap))));
+
+    let end = |bar: &Bar| bar.close_time.min(Calendar::of_venue(bar.instrument.venue()).stretch_of(bar.open_time).to);
+    let touched = |bar: &Bar| lost.iter().any(|gap| of(gap, &bar.instrument) && from(gap) < end(bar) && to(gap) > bar.open_time);
+    let wrong = shown.iter().filter(|bar| (bar.quality == Quality::Gap) != touched(bar));
+    let marked =
+        wrong.map(|bar| format!("{} {} {} says {:?}", bar.instrument, bar.interval, bar.open_time, bar.quality)).collect();
+    Holes {
+        filled: became(ControlKind::GapFilled).count() as u64,
+        abandoned: became(ControlKind::GapAbandoned).count() as u64,
+        missing: missing.len() as u64,
+        told: Comparison::of(missing.len() + lost.len(), told),
+        marked: Comparison::of(shown.len(), marked),
+    }
 }
 
 fn close_of((_, minutes, open_time): &BarKey) -> Timestamp {
@@ -421,7 +507,7 @@ mod tests {
             buy_volume: quantity(values.buy_volume),
             sell_volume: quantity(values.sell_volume),
             revision: 0,
-            quality: marketflow_model::Quality::Complete,
+            quality: Quality::Complete,
             feed: Feed::new("bitstamp"),
             source: marketflow_model::BarSource::Trades,
             revision_reason: None,
@@ -431,7 +517,7 @@ mod tests {
     #[test]
     fn a_session_that_went_well_holds() {
         let (truth, topics, shown) = session();
-        let findings = judge(Some(&truth), &topics, &shown);
+        let findings = judge(Some(&truth), true, &topics, &shown);
         assert!(findings.hold(), "{findings:?}");
         assert_eq!(findings.ledger, Ledger { received: 4, used: 2, duplicate: 1, quarantined: 1, ..Ledger::default() });
         assert_eq!((truth.zero_sizes, truth.too_precise, truth.copies), (1, 1, 1));
@@ -443,7 +529,7 @@ mod tests {
     fn one_wrong_digit_in_one_row_is_found() {
         let (truth, topics, mut shown) = session();
         shown[0].sell_volume = Quantity::from_scaled(1).unwrap();
-        let findings = judge(Some(&truth), &topics, &shown);
+        let findings = judge(Some(&truth), true, &topics, &shown);
         assert!(!findings.hold() && findings.bars_in_kafka.equal());
         assert_eq!((findings.bars_in_clickhouse.different, findings.bars_in_clickhouse.first.len()), (1, 1));
     }
@@ -453,7 +539,7 @@ mod tests {
         let (truth, mut topics, mut shown) = session();
         topics.trades.remove(2);
         shown.pop();
-        let findings = judge(Some(&truth), &topics, &shown);
+        let findings = judge(Some(&truth), true, &topics, &shown);
         assert!(findings.trades_in_kafka.as_ref().is_some_and(|trades| trades.first[0].contains("trade 17")), "{findings:?}");
         assert!(findings.bars_in_clickhouse.first[0].starts_with("missing"), "{findings:?}");
         assert!(!findings.adds_up);
@@ -465,14 +551,43 @@ mod tests {
         let instrument = topics.trades[0].trade.instrument.clone();
         topics.complete_through.insert(instrument, Timestamp::from_seconds(90));
         shown.retain(|bar| bar.close_time <= Timestamp::from_seconds(60));
-        let findings = judge(None, &topics, &shown);
+        let findings = judge(None, true, &topics, &shown);
         assert_eq!(findings.bars_in_clickhouse.compared, 1);
         assert!(findings.hold(), "{findings:?}");
     }
 
     #[test]
     fn a_session_without_a_trade_proves_nothing() {
-        assert!(!judge(None, &Topics::default(), &[]).hold());
+        assert!(!judge(None, true, &Topics::default(), &[]).hold());
+    }
+
+    #[test]
+    fn what_a_venue_cannot_tell_again_must_lie_in_a_gap_that_its_bars_name() {
+        let (truth, mut topics, mut shown) = session();
+        // The trade of the second minute never arrives, and its bars are not made.
+        let lost = topics.trades.remove(2).trade;
+        shown.retain(|bar| bar.interval == Interval::ONE_MINUTE && bar.open_time != Timestamp::from_seconds(60));
+        topics.bars = shown.clone();
+        let expected = recompute(&topics.believed(), &Interval::STANDARD);
+        let longer = expected.iter().filter(|(key, _)| key.1 > 1).map(|(key, values)| published(key, values));
+        shown.extend(longer.map(|bar| Bar { quality: Quality::Gap, ..bar }));
+        topics.bars.clone_from(&shown);
+        let untold = judge(Some(&truth), false, &topics, &shown);
+        assert!(untold.holes.as_ref().is_some_and(|holes| holes.told.different == 1 && holes.missing == 1), "{untold:?}");
+        assert!(!untold.hold());
+
+        let mut gap = Control::new(ControlKind::GapAbandoned, Feed::new("kis"), lost.event_time);
+        gap.instrument = Some(lost.instrument.clone());
+        (gap.from, gap.to) = (Some(Timestamp::from_seconds(60)), Some(Timestamp::from_seconds(62)));
+        topics.gaps.insert("g".into(), gap.clone());
+        let told = judge(Some(&truth), false, &topics, &shown);
+        assert!(told.hold(), "{told:?}");
+        gap.to = Some(Timestamp::from_seconds(61));
+        topics.gaps.insert("h".into(), Control { instrument: Some("KRX:005930".parse().unwrap()), ..gap });
+        let vain = judge(Some(&truth), false, &topics, &shown);
+        assert!(vain.holes.is_some_and(|holes| holes.told.first[0].contains("misses nothing")));
+        shown[0].quality = Quality::Gap;
+        assert!(!judge(Some(&truth), false, &topics, &shown).hold(), "a bar that says gap without one");
     }
 
     #[test]

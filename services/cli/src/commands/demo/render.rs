@@ -4,8 +4,9 @@
 //! Next: `check.rs`.
 
 use super::chart;
-use super::text::{Paint, Tone, columns, cut, grouped, padded, stretch};
-use marketflow_model::{Bar, Timestamp};
+use super::text::{Paint, Tone, columns, cut, grouped, local, padded, stretch};
+use jiff::tz::TimeZone;
+use marketflow_model::{Bar, Quality, Timestamp};
 use marketflow_stack::Language;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ const PRICE_COLUMNS: usize = 14;
 const WIDEST: usize = 110;
 const STAGE_COLUMNS: usize = 22;
 const COUNT_COLUMNS: usize = 12;
+const NAME_COLUMNS: usize = 26;
 
 /// How far the demo is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,8 +32,12 @@ pub(super) enum Phase {
 /// Everything the live view shows, as it stood at one moment.
 #[derive(Clone, Debug)]
 pub(super) struct Snapshot {
-    /// `BITSTAMP:BTCUSD`.
+    /// The one that is drawn: `BITSTAMP:BTCUSD`.
     pub(super) instrument: String,
+    /// All of them with the names people know them by; empty where there is only that one.
+    pub(super) names: Vec<(String, String)>,
+    /// The zone its people read times in.
+    pub(super) zone: TimeZone,
     /// Who sends: the simulator, or the exchange itself.
     pub(super) venue: String,
     pub(super) phase: Phase,
@@ -47,6 +53,8 @@ pub(super) struct Snapshot {
     pub(super) troubles: Vec<String>,
     /// The last bars that ClickHouse shows, oldest first.
     pub(super) bars: Vec<Bar>,
+    /// The last one-minute bar of each instrument that has a name.
+    pub(super) latest: Vec<Bar>,
 }
 
 /// The stage counters. They come from the parts' metrics; what is checked at the end is counted in Kafka and ClickHouse themselves.
@@ -78,6 +86,7 @@ pub(super) fn picture(snapshot: &Snapshot, width: usize, language: Language, pai
     lines.push(latency(snapshot, language));
     lines.push(String::new());
     lines.extend(drawing(snapshot, width, language, paint));
+    lines.extend(snapshot.names.iter().map(|(instrument, name)| latest(snapshot, instrument, name, language, paint)));
     lines.extend(snapshot.troubles.iter().map(|trouble| paint.apply(Tone::Bad, &format!("  ! {trouble}"))));
     lines.into_iter().map(|line| cut(&line, width)).collect()
 }
@@ -93,7 +102,7 @@ pub(super) fn one_line(snapshot: &Snapshot, language: Language) -> String {
         "{:>4}  {:>3} %  {}  {} {}, Kafka {}, {} {}, {} {}, ClickHouse {}+{}{latency}{troubles}",
         stretch(Duration::from_secs(snapshot.elapsed.as_secs())),
         permille(snapshot) / 10,
-        minute(snapshot.now),
+        minute(snapshot.now, &snapshot.zone),
         language.pick("sent", "송신"),
         grouped(counts.sent),
         grouped(counts.in_kafka),
@@ -108,7 +117,7 @@ pub(super) fn one_line(snapshot: &Snapshot, language: Language) -> String {
 
 fn progress(snapshot: &Snapshot, width: usize, paint: Paint) -> String {
     let done = permille(snapshot);
-    let words = format!("  {:>3} %  {}  {:>8}", done / 10, minute(snapshot.now), stretch(snapshot.elapsed));
+    let words = format!("  {:>3} %  {}  {:>8}", done / 10, minute(snapshot.now, &snapshot.zone), stretch(snapshot.elapsed));
     let room = width.saturating_sub(columns(&words) + 2).clamp(5, 60);
     let filled = room * done / 1000;
     let bar = format!("{}{}", paint.apply(Tone::Good, &"━".repeat(filled)), paint.apply(Tone::Faint, &"─".repeat(room - filled)));
@@ -175,21 +184,53 @@ fn drawing(snapshot: &Snapshot, width: usize, language: Language, paint: Paint) 
     let shown = &snapshot.bars[snapshot.bars.len().saturating_sub(room)..];
     let range = match (shown.first(), shown.last()) {
         (Some(first), Some(last)) => {
-            format!("{} {}  {} … {}", snapshot.instrument, last.interval, minute(first.open_time), minute(last.open_time))
+            let at = |bar: &Bar| minute(bar.open_time, &snapshot.zone);
+            format!("{} {}  {} … {}", label(snapshot), last.interval, at(first), at(last))
         }
-        _ => snapshot.instrument.clone(),
+        _ => label(snapshot).to_owned(),
     };
     drawn.push(paint.apply(Tone::Faint, &format!("  {range}")));
     drawn
 }
 
-/// `2013-11-25 00:00 UTC`.
-pub(super) fn minute(instant: Timestamp) -> String {
-    let text = instant.to_string();
-    match (text.get(..10), text.get(11..16)) {
-        (Some(date), Some(time)) => format!("{date} {time} UTC"),
-        _ => text,
-    }
+/// The drawn instrument as people know it.
+fn label(snapshot: &Snapshot) -> &str {
+    let name = snapshot.names.iter().find(|(instrument, _)| *instrument == snapshot.instrument);
+    name.map_or(&snapshot.instrument, |(_, name)| name)
+}
+
+/// An instrument's last bar in one line.
+fn latest(snapshot: &Snapshot, instrument: &str, name: &str, language: Language, paint: Paint) -> String {
+    let name = padded(name, NAME_COLUMNS);
+    let Some(bar) = snapshot.latest.iter().find(|bar| bar.instrument.as_str() == instrument) else {
+        return format!("  {name}  …");
+    };
+    let tone = if bar.close >= bar.open { Tone::Up } else { Tone::Down };
+    let price = paint.apply(tone, &format!("{:>9}", bar.close.to_string()));
+    let quality = quality(bar.quality, language);
+    let good = matches!(bar.quality, Quality::Complete | Quality::Backfilled | Quality::NoTrades);
+    let quality = if good { quality.to_owned() } else { paint.apply(Tone::Bad, quality) };
+    let volume = format!("{:>8} {}", bar.volume.to_string(), language.pick("shares", "주"));
+    format!("  {name}  {}  {price}  {volume}  {quality}", local(bar.open_time, &snapshot.zone, "%H:%M"))
+}
+
+/// What a bar is worth, in a word.
+pub(super) fn quality(quality: Quality, language: Language) -> &'static str {
+    let (english, korean) = match quality {
+        Quality::Unknown => ("unknown", "미상"),
+        Quality::Complete => ("complete", "완전"),
+        Quality::Backfilled => ("backfilled", "복구"),
+        Quality::Halted => ("halted", "거래정지"),
+        Quality::PartialOpen => ("partial_open", "중간 참여"),
+        Quality::Gap => ("gap", "누락"),
+        Quality::NoTrades => ("no_trades", "무거래"),
+    };
+    language.pick(english, korean)
+}
+
+/// `2013-11-25 00:00 UTC`, `2026-11-20 15:30 KST`.
+pub(super) fn minute(instant: Timestamp, zone: &TimeZone) -> String {
+    local(instant, zone, "%Y-%m-%d %H:%M %Z")
 }
 
 #[cfg(test)]
@@ -201,6 +242,8 @@ mod tests {
         let hours = |hours: i64| Timestamp::from_seconds(1_385_337_600 + hours * 3_600);
         Snapshot {
             instrument: "BITSTAMP:BTCUSD".to_owned(),
+            names: Vec::new(),
+            zone: TimeZone::UTC,
             venue: "simulator".to_owned(),
             phase: Phase::Playing,
             elapsed: Duration::from_millis(12_340),
@@ -219,6 +262,7 @@ mod tests {
             latency: Some(Latency { median: Duration::from_millis(310), p95: Duration::from_millis(640) }),
             troubles: Vec::new(),
             bars: (0..200).map(|minute| bar(minute, "800", "812.5", "799", "810")).collect(),
+            latest: Vec::new(),
         }
     }
 
@@ -258,6 +302,21 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn instruments_with_names_have_a_line_each_in_their_own_time() {
+        let mut snapshot = snapshot();
+        snapshot.zone = marketflow_model::Calendar::of_venue("KRX").zone().clone();
+        snapshot.names =
+            vec![("BITSTAMP:BTCUSD".to_owned(), "005930 삼성전자".to_owned()), ("V:S".to_owned(), "000660".to_owned())];
+        snapshot.latest = vec![Bar { quality: Quality::Halted, ..bar(5, "800", "812.5", "799", "810") }];
+        let text = picture(&snapshot, 100, Language::Korean, Paint::PLAIN).join("\n");
+        for words in ["2013-11-27 01:00 KST", "005930 삼성전자            ", "09:05        810         0 주  거래정지", "000660 "]
+        {
+            assert!(text.contains(words), "{words} is not in\n{text}");
+        }
+        assert_eq!(text.matches("005930 삼성전자").count(), 2, "below the drawing too");
     }
 
     #[test]

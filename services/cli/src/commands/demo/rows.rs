@@ -40,6 +40,16 @@ impl Rows {
         Ok(bars)
     }
 
+    /// The newest one-minute bar of each of these instruments.
+    pub(super) async fn latest_bars(&self, instruments: &[&str]) -> anyhow::Result<Vec<Bar>> {
+        let names = instruments.join("', '");
+        let minute = Interval::ONE_MINUTE;
+        let sql = format!(
+            "SELECT {COLUMNS} FROM bars_final WHERE instrument IN ('{names}') AND interval = '{minute}' ORDER BY open_time DESC LIMIT 1 BY instrument"
+        );
+        bars(&self.ask(&sql).await?)
+    }
+
     /// Every bar.
     pub(super) async fn all_bars(&self) -> anyhow::Result<Vec<Bar>> {
         bars(&self.ask(&format!("SELECT {COLUMNS} FROM bars_final ORDER BY instrument, interval, open_time")).await?)

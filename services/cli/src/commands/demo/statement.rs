@@ -1,8 +1,9 @@
 //! The checked statement at the end: findings as text people read.
 
-use super::check::{Comparison, Findings};
+use super::check::{ClosingBar, Comparison, Findings, Holes};
 use super::render::{Latency, minute};
-use super::text::{Paint, Tone, grouped, padded, stretch};
+use super::text::{Paint, Tone, grouped, local, padded, stretch};
+use jiff::tz::TimeZone;
 use marketflow_model::Timestamp;
 use marketflow_stack::{Language, Ports};
 use serde_json::{Value, json};
@@ -18,6 +19,10 @@ const VALUE_COLUMNS: usize = 10;
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     pub(super) instrument: String,
+    /// The instruments with the names people know them by; empty where there is only one.
+    pub(super) names: Vec<(String, String)>,
+    /// The zone people of this market read times in.
+    pub(super) zone: TimeZone,
     pub(super) live: bool,
     /// First and last instant played, in the venue's time.
     pub(super) from: Timestamp,
@@ -57,11 +62,22 @@ pub(super) fn lines(session: &Session, findings: &Findings, language: Language, 
     let mut lines = vec![paint.apply(Tone::Strong, language.pick("Checked statement", "검증 결과")), played(session, language)];
     lines.extend(where_trades_went(findings, language, paint));
     lines.extend(bars(findings, language));
+    lines.extend(findings.closing.iter().map(|bar| closing(bar, session, language)));
     lines.push(String::new());
+    if let Some(holes) = &findings.holes {
+        lines.extend(what_is_missing(holes, language, paint));
+    }
     if let Some(trades) = &findings.trades_in_kafka {
         lines.extend(answer(
-            language
-                .pick("Kafka holds every trade the exchange sent, unchanged", "거래소가 보낸 모든 체결이 변형 없이 Kafka에 있음"),
+            match &findings.holes {
+                None => language.pick(
+                    "Kafka holds every trade the exchange sent, unchanged",
+                    "거래소가 보낸 모든 체결이 변형 없이 Kafka에 있음",
+                ),
+                Some(_) => {
+                    language.pick("Kafka holds every other trade, unchanged", "그 밖의 모든 체결이 변형 없이 Kafka에 있음")
+                }
+            },
             trades,
             &format!("{} {}", grouped(trades.compared as u64), language.pick("trades", "건")),
             language,
@@ -161,9 +177,9 @@ fn query(instrument: &str, interval: &str) -> String {
 fn played(session: &Session, language: Language) -> String {
     let mut text = format!(
         "  {}, {} – {}; {} {}, {} {}, {} {}",
-        session.instrument,
-        minute(session.from),
-        minute(session.to),
+        if session.names.is_empty() { session.instrument.clone() } else { names(session) },
+        minute(session.from, &session.zone),
+        minute(session.to, &session.zone),
         language.pick("start-up", "기동"),
         stretch(session.starting),
         language.pick("session", "재생"),
@@ -189,6 +205,51 @@ fn played(session: &Session, language: Language) -> String {
             &format!("\n  {part}: {} {times}×", language.pick("ended by itself and was started again", "비정상 종료 후 재기동"));
     }
     text
+}
+
+fn names(session: &Session) -> String {
+    session.names.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// A closing auction's bar: `15:30 005930 삼성전자 71,300 × 54,321`.
+fn closing(bar: &ClosingBar, session: &Session, language: Language) -> String {
+    let name = session.names.iter().find(|(instrument, _)| *instrument == bar.instrument.as_str());
+    let name = name.map_or(bar.instrument.as_str(), |(_, name)| name.as_str());
+    let what = format!("{} {}", local(bar.open_time, &session.zone, "%H:%M"), language.pick("closing auction", "종가 단일가"));
+    format!("  {}{}   {} × {}", padded(&what, NAME_COLUMNS), padded(name, NAME_COLUMNS), bar.close, bar.volume)
+}
+
+/// What never arrived, and whether the gaps and the bars tell of it.
+fn what_is_missing(holes: &Holes, language: Language, paint: Paint) -> Vec<String> {
+    let (missing, abandoned) = (grouped(holes.missing), grouped(holes.abandoned));
+    let mut lines = vec![language.pick(
+        format!(
+            "  {missing} trades happened while the connection was lost. The broker tells no past trades, so their {abandoned} gaps were given up \
+             (gap_abandoned; {} others were found harmless)",
+            grouped(holes.filled)
+        ),
+        format!(
+            "  연결이 끊긴 동안 체결 {missing}건이 있었습니다. 증권사는 지난 체결을 다시 주지 않으므로 갭 {abandoned}개를 포기로 기록했습니다(gap_abandoned, \
+             그 밖의 {}개는 누락 없음)",
+            grouped(holes.filled)
+        ),
+    )];
+    lines.extend(answer(
+        language
+            .pick("Each of them lies in such a gap, and no such gap is empty", "누락된 체결마다 그런 갭이 있고, 빈 갭은 없음"),
+        &holes.told,
+        &format!("{} {}", grouped(holes.told.compared as u64), language.pick("trades and gaps", "건의 체결과 갭")),
+        language,
+        paint,
+    ));
+    lines.extend(answer(
+        language.pick("Every bar they touch says gap, and no other does", "갭이 걸친 봉은 모두 gap으로 표시되고, 다른 봉은 아님"),
+        &holes.marked,
+        &format!("{} {}", grouped(holes.marked.compared as u64), language.pick("bars", "개 봉")),
+        language,
+        paint,
+    ));
+    lines
 }
 
 fn where_trades_went(findings: &Findings, language: Language, paint: Paint) -> Vec<String> {
@@ -279,6 +340,8 @@ mod tests {
     fn session() -> Session {
         Session {
             instrument: "BITSTAMP:BTCUSD".to_owned(),
+            names: Vec::new(),
+            zone: TimeZone::UTC,
             live: false,
             from: Timestamp::from_seconds(1_385_337_600),
             to: Timestamp::from_seconds(1_385_913_726),
@@ -299,6 +362,8 @@ mod tests {
             reasons: [("size is zero".to_owned(), 18)].into(),
             intervals: vec![IntervalCount { interval: Interval::ONE_MINUTE, bars: 7_000, revisions: 2 }],
             qualities: [("complete".to_owned(), 7_000)].into(),
+            closing: Vec::new(),
+            holes: None,
             trades_in_kafka: Some(Comparison { compared: 100_000, ..Comparison::default() }),
             bars_in_kafka: Comparison { compared: 7_000, ..Comparison::default() },
             bars_in_clickhouse: Comparison { compared: 7_000, ..Comparison::default() },
@@ -323,6 +388,34 @@ mod tests {
         let text = lines(&session(), &wrong, Language::Korean, Paint::PLAIN).join("\n");
         assert!(text.contains("아니요") && text.contains("- missing X 1m T"), "{text}");
         assert!(!wrong.hold());
+    }
+
+    #[test]
+    fn what_never_arrived_is_said_and_the_closing_auction_named() {
+        let mut session = session();
+        session.zone = marketflow_model::Calendar::of_venue("KRX").zone().clone();
+        session.names = vec![("KRX:005930".to_owned(), "005930 삼성전자".to_owned())];
+        let mut found = findings();
+        found.holes = Some(Holes { missing: 217, abandoned: 3, filled: 1, ..Holes::default() });
+        found.closing = vec![ClosingBar {
+            instrument: "KRX:005930".parse().unwrap(),
+            open_time: Timestamp::parse("2026-11-20T06:30:00Z").unwrap(),
+            close: "71300".parse().unwrap(),
+            volume: "54321".parse().unwrap(),
+        }];
+        let text = lines(&session, &found, Language::English, Paint::PLAIN).join("\n");
+        for words in [
+            "217 trades happened while",
+            "3 gaps were given up",
+            "15:30 closing auction",
+            "71300 × 54321",
+            "2013-11-25 09:00 KST",
+        ] {
+            assert!(text.contains(words), "{words} is not in\n{text}");
+        }
+        assert!(found.hold());
+        found.holes = Some(Holes { told: Comparison { different: 1, ..Comparison::default() }, ..Holes::default() });
+        assert!(!found.hold());
     }
 
     #[test]

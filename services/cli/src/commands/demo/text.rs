@@ -1,5 +1,7 @@
 //! Numbers people can read, widths of text on a terminal, colour where there is one.
 
+use jiff::tz::TimeZone;
+use marketflow_model::Timestamp;
 use marketflow_stack::Language;
 use std::env;
 use std::time::Duration;
@@ -74,6 +76,12 @@ pub(super) fn stretch(duration: Duration) -> String {
         1_000..60_000 => format!("{}.{} s", millis / 1_000, millis % 1_000 / 100),
         _ => format!("{} min {:02} s", millis / 60_000, millis % 60_000 / 1_000),
     }
+}
+
+/// An instant in a zone, as `format` says (strftime).
+pub(super) fn local(instant: Timestamp, zone: &TimeZone, format: &str) -> String {
+    let at = jiff::Timestamp::from_microsecond(instant.micros());
+    at.map_or_else(|_| instant.to_string(), |at| at.to_zoned(zone.clone()).strftime(format).to_string())
 }
 
 /// Columns a text takes on a terminal, colour codes not counted.

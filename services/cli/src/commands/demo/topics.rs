@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use marketflow_contract::Schema;
 use marketflow_contract::topics::{BARS, DEAD_LETTERS, LATE, QUARANTINE, TRADES};
 use marketflow_kafka::{Decoder, KafkaConfig, Reader, TopicPartition};
-use marketflow_model::{Control, Envelope, EnvelopeClass, Instrument, Timestamp, Trade};
+use marketflow_model::{Control, ControlKind, Envelope, EnvelopeClass, Instrument, Timestamp, Trade};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -74,6 +74,13 @@ fn read_trades(
     each(reader, TRADES, |partition, offset, value| {
         if decoder.schema_of(value)? == Schema::Control {
             let control: Control = decoder.decode(value)?;
+            if let Some(id) = &control.gap_id {
+                let known = topics.gaps.entry(id.clone()).or_insert_with(|| control.clone());
+                // What it became counts, not how it began.
+                if control.kind != ControlKind::GapOpened {
+                    *known = control.clone();
+                }
+            }
             if let Some(through) = control.complete_through {
                 let known = complete_through.entry(partition).or_insert(through);
                 *known = through.max(*known);

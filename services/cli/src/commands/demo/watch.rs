@@ -53,6 +53,8 @@ pub(super) struct Watch {
     holding: bool,
     /// Whether the venue is the simulator, whose counters we can read.
     simulated: bool,
+    /// Whether its time stops while nobody listens.
+    waits: bool,
     begun: Instant,
     asked_for_bars: Option<Instant>,
     rising: Rising,
@@ -66,7 +68,7 @@ impl Watch {
         tally: Tally,
         ports: Ports,
         language: Language,
-        simulated: bool,
+        (simulated, waits): (bool, bool),
         snapshot: Snapshot,
     ) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().timeout(ANSWER_WITHIN).no_proxy().build().context("cannot ask the parts")?;
@@ -78,6 +80,7 @@ impl Watch {
             language,
             holding: false,
             simulated,
+            waits,
             begun: Instant::now(),
             asked_for_bars: None,
             rising: Rising::default(),
@@ -162,12 +165,12 @@ impl Watch {
     }
 
     /// Starts the venue, also after it was killed, and stops its time while nobody listens: at the speed of the demo a second is hours of the
-    /// venue's time, more than its REST interface reaches back.
+    /// venue's time, more than its REST interface reaches back. Where an outage is part of the session, time goes on.
     async fn steer(&mut self, status: &SimulatorStatus) {
         let order = match (status.subscriptions, status.started, status.running) {
             (1.., false, _) => "/start",
             (1.., true, false) if self.holding => "/resume",
-            (0, true, true) if !status.finished => "/pause",
+            (0, true, true) if self.waits && !status.finished => "/pause",
             _ => return,
         };
         let url = format!("http://127.0.0.1:{}{order}", self.ports.simulator_admin);
@@ -200,6 +203,12 @@ impl Watch {
         };
         if let Ok(bars) = self.rows.last_bars(&self.snapshot.instrument, interval, BARS_SHOWN).await {
             self.snapshot.bars = bars;
+        }
+        let named: Vec<&str> = self.snapshot.names.iter().map(|(instrument, _)| instrument.as_str()).collect();
+        if !named.is_empty()
+            && let Ok(latest) = self.rows.latest_bars(&named).await
+        {
+            self.snapshot.latest = latest;
         }
     }
 
