@@ -7,6 +7,7 @@
 
 pub mod binance;
 pub mod bitstamp;
+mod candles;
 pub mod kis;
 mod login;
 mod number;
@@ -17,6 +18,7 @@ use marketflow_model::{Feed, Instrument, Quantity, Quote, Timestamp, Trade};
 use serde::Serialize;
 use std::time::Duration;
 
+pub use candles::{CallError, CandleCall, CandleLimits, CandlePage, CandleRequest, CandleRows, Candles, candles_of};
 pub use login::{Credentials, Login, LoginRequest, Pass, PassKind, Secret};
 pub use session::Timing;
 

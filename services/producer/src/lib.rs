@@ -4,11 +4,13 @@
 //! nothing from what it carries.
 //!
 //! Read in this order: `websocket.rs` → `intake.rs` → `feed.rs` → `ledger.rs` → `publish.rs`; beside the path `backfill.rs`, `restart.rs`, `passes.rs`.
+//! `candles` is the other service of this crate: minute candles by request.
 //!
 //! Next: `websocket.rs`.
 
 pub mod admin;
 pub mod backfill;
+pub mod candles;
 pub mod clock;
 pub mod config;
 pub mod controls;

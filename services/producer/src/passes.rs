@@ -68,6 +68,16 @@ impl Passes {
         Ok(Some(Self { provider, login, credentials, url: url.to_owned(), folder: folder.to_owned(), owner, http }))
     }
 
+    /// What the customer was given.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// Tells customers and endpoints apart without naming them: part of the names of files that belong to one key.
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
     /// A pass that is good for another hour, from the file or the venue.
     ///
     /// # Errors

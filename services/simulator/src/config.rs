@@ -265,6 +265,25 @@ pub struct KisConfig {
     /// Time between two pings; one unanswered until the next ends the connection.
     #[serde(with = "humantime_serde")]
     pub ping_every: Duration,
+    /// Quotation calls a second of one key.
+    pub calls_per_second: usize,
+    /// Quotation calls a day of one key.
+    pub calls_per_day: u64,
+    /// HTTP status of the answer to a call above them.
+    pub excess_status: u16,
+    /// Whether it is a paper host: one call a second, and no minutes of past days.
+    pub paper: bool,
+    /// How long a quotation call's answer takes.
+    #[serde(with = "humantime_serde")]
+    pub answer_after: Duration,
+    /// Codes that are not known; every other one of six characters is.
+    pub unlisted: Vec<String>,
+    /// Days on which the exchange is closed, beside weekends.
+    pub holidays: Vec<String>,
+    /// Days on which it opens an hour late.
+    pub late_opens: Vec<String>,
+    /// Days that are an hour later as a whole.
+    pub later_days: Vec<String>,
     /// Share of trades that wait for the next one of the same second to share its frame, 0–1.
     pub shared_frames: f64,
     /// Least virtual time between two book frames of a market.

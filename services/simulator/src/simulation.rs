@@ -75,6 +75,10 @@ pub struct Status {
     pub clients: usize,
     /// Subscriptions to data channels.
     pub subscriptions: usize,
+    /// KIS: quotation calls that were let through.
+    pub kis_calls: u64,
+    /// KIS: quotation calls above a limit.
+    pub kis_excess: u64,
     /// Faults that struck.
     pub faults_struck: usize,
 }
@@ -137,6 +141,8 @@ impl Simulation {
             markets: self.hub.markets.len(),
             clients: self.hub.connections().len(),
             subscriptions: self.hub.subscriptions(),
+            kis_calls: self.kis_ledger.calls().0,
+            kis_excess: self.kis_ledger.calls().1,
             faults_struck: self.truth.faults().len(),
         }
     }

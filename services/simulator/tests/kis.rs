@@ -136,3 +136,106 @@ async fn the_day_arrives_whole_and_its_volume_adds_up() {
     let last = records.last().unwrap();
     assert!(("153000".."153031").contains(&last[1].as_str()) && last[34] == "21", "{last:?}");
 }
+
+/// A customer with a token.
+async fn token_of(simulator: &Running, app_key: &str) -> String {
+    let body = json!({"grant_type": "client_credentials", "appkey": app_key, "appsecret": "s"});
+    post(simulator, "/oauth2/tokenP", body).await.1["access_token"].as_str().unwrap().to_owned()
+}
+
+const PAST: (&str, &str) = ("inquire-time-dailychartprice", "FHKST03010230");
+const TODAY: (&str, &str) = ("inquire-time-itemchartprice", "FHKST03010200");
+
+async fn minutes(simulator: &Running, call: (&str, &str), token: &str, code: &str, date: &str, hour: &str) -> (u16, Value) {
+    let url = format!(
+        "http://{}/kis/uapi/domestic-stock/v1/quotations/{}?FID_COND_MRKT_DIV_CODE=J&FID_INPUT_ISCD={code}&FID_INPUT_HOUR_1={hour}\
+         &FID_INPUT_DATE_1={date}&FID_PW_DATA_INCU_YN=N&FID_FAKE_TICK_INCU_YN=&FID_ETC_CLS_CODE=",
+        simulator.wire, call.0
+    );
+    let request = reqwest::Client::new().get(url).header("authorization", format!("Bearer {token}"));
+    let answer = request
+        .header("appkey", "a")
+        .header("appsecret", "s")
+        .header("tr_id", call.1)
+        .header("custtype", "P")
+        .send()
+        .await
+        .unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+fn hours(answer: &Value) -> Vec<&str> {
+    answer["output2"].as_array().unwrap().iter().map(|row| row["stck_cntg_hour"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn past_minutes_come_newest_first_120_at_most_and_closed_days_and_unknown_codes_have_none() {
+    let simulator = simulator("[kis]\ncalls_per_second = 1000\n").await;
+    let token = token_of(&simulator, "a").await;
+    let (status, first) = minutes(&simulator, PAST, &token, "005930", "20261118", "105900").await;
+    assert_eq!((status, &first["rt_cd"], &first["output2"][0]["stck_bsop_date"]), (200, &json!("0"), &json!("20261118")));
+    let hours_first = hours(&first);
+    assert!(hours_first.len() <= 120 && hours_first.is_sorted_by(|a, b| a > b) && hours_first.last() == Some(&"090000"));
+    assert!(first["output2"].as_array().unwrap().iter().all(|row| row.as_object().unwrap().values().all(Value::is_string)));
+    let (_, last) = minutes(&simulator, PAST, &token, "005930", "20261118", "153000").await;
+    assert_eq!((hours(&last).len(), hours(&last)[0]), (120, "153000"), "the closing auction's print has its own minute");
+    assert_eq!(hours(&last).iter().filter(|hour| ("152000".."153000").contains(*hour)).count(), 0);
+    for (code, date) in [("005930", "20261121"), ("005930", "20261009"), ("999999", "20261118"), ("005930", "20261123")] {
+        let (status, answer) = minutes(&simulator, PAST, &token, code, date, "153000").await;
+        assert_eq!((status, &answer["rt_cd"], hours(&answer).len()), (200, &json!("0"), 0), "{code} {date}");
+    }
+    let (_, answer) = minutes(&simulator, PAST, &token, "999999", "20261118", "153000").await;
+    assert_eq!(answer["output1"]["stck_prpr"], "0");
+    let (_, filler) = minutes(&simulator, PAST, &token, "005930", "20261118", "200000").await;
+    assert_eq!((hours(&filler)[0], &filler["output2"][0]["cntg_vol"]), ("155900", &json!("0")));
+}
+
+#[tokio::test]
+async fn a_call_above_the_limit_and_a_token_that_is_not_good_have_their_codes() {
+    let simulator = simulator("[kis]\ncalls_per_second = 3\npass_life = '1h'\n").await;
+    let token = token_of(&simulator, "a").await;
+    let code = |answer: (u16, Value)| (answer.0, answer.1["msg_cd"].as_str().unwrap().to_owned());
+    let ask = async |call, token: &str| code(minutes(&simulator, call, token, "005930", "20261118", "153000").await);
+    // Six at once: whatever the machine does, three of any second are let through.
+    let codes = futures_util::future::join_all((0..6).map(|_| ask(PAST, &token))).await;
+    let fine = codes.iter().filter(|code| **code == (200, "MCA00000".to_owned())).count();
+    let excess = codes.iter().filter(|code| **code == (500, "EGW00201".to_owned())).count();
+    assert!(fine >= 3 && fine + excess == 6, "{codes:?}");
+    let status = simulator.admin("/status").await;
+    assert_eq!(status["kis_calls"].as_u64().unwrap() + status["kis_excess"].as_u64().unwrap(), 6);
+    assert_eq!(ask(PAST, "another").await, (500, "EGW00121".to_owned()));
+}
+
+#[tokio::test]
+async fn a_paper_host_has_todays_minutes_only() {
+    let simulator = simulator("[kis]\npaper = true\n").await;
+    let token = token_of(&simulator, "a").await;
+    assert_eq!(minutes(&simulator, PAST, &token, "000010", "20261118", "153000").await.1["msg_cd"], "EGW00213");
+}
+
+#[tokio::test]
+async fn todays_minutes_are_those_of_the_trades_played() {
+    let simulator = simulator("[kis]\nping_every = '1h'\ncalls_per_second = 1000\n").await;
+    let token = token_of(&simulator, "a").await;
+    let (_, before) = minutes(&simulator, TODAY, &token, "0080G0", "", "153000").await;
+    assert_eq!(hours(&before).len(), 0, "nothing has happened yet");
+    simulator.post("/start", json!({})).await;
+    simulator.finished().await;
+    let (_, answer) = minutes(&simulator, TODAY, &token, "0080G0", "", "153000").await;
+    let rows = answer["output2"].as_array().unwrap();
+    assert_eq!((rows.len(), hours(&answer)[0]), (30, "153000"));
+    let number = |row: &Value, name: &str| row[name].as_str().unwrap().parse::<i64>().unwrap();
+    let market = simulator.simulation.hub.markets.iter().find(|market| market.upper == "0080G0").unwrap();
+    let trades = market.trades();
+    let last = trades.last().unwrap();
+    let price = i64::try_from(last.price().at_scale(0)).unwrap();
+    assert_eq!((number(&rows[0], "stck_prpr"), number(&rows[0], "stck_oprc")), (price, price));
+    assert_eq!(number(&rows[0], "cntg_vol"), i64::try_from(last.size().at_scale(0)).unwrap());
+    let turnover: i128 = trades.iter().map(|trade| trade.price().at_scale(0) * trade.size().at_scale(0)).sum();
+    assert_eq!(i128::from(number(&rows[0], "acml_tr_pbmn")), turnover);
+    for pair in rows.windows(2) {
+        let own = number(&pair[0], "acml_tr_pbmn") - number(&pair[1], "acml_tr_pbmn");
+        let volume = number(&pair[0], "cntg_vol");
+        assert!((number(&pair[0], "stck_lwpr") * volume..=number(&pair[0], "stck_hgpr") * volume).contains(&own), "{pair:?}");
+    }
+}

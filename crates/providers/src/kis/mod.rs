@@ -3,6 +3,7 @@
 //!
 //! Next: `login.rs`, then `frame.rs`.
 
+mod candles;
 mod connection;
 mod frame;
 mod login;
@@ -12,6 +13,7 @@ use crate::{FeedKind, Limits, Provider, Repair};
 use marketflow_model::Instrument;
 use std::time::Duration;
 
+pub use candles::KisCandles;
 pub use connection::{KEY_REFUSED, KisConnection};
 pub use login::KisLogin;
 

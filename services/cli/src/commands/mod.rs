@@ -4,7 +4,9 @@
 //! plus its two lines here.
 
 pub mod audit;
+pub mod backfill;
 pub mod bars;
+mod candle_producer;
 pub mod completion;
 mod connection;
 pub mod demo;
@@ -15,8 +17,10 @@ pub mod explain;
 pub mod import;
 pub mod logs;
 mod metrics;
+pub mod plan;
 pub mod provision;
 mod query;
+pub mod reconcile;
 pub mod replay;
 pub mod sql;
 pub mod status;
@@ -58,6 +62,9 @@ commands! {
     Doctor(doctor),
     Demo(demo),
     Import(import),
+    Plan(plan),
+    Backfill(backfill),
+    Reconcile(reconcile),
     Bars(bars),
     Explain(explain),
     Audit(audit),

@@ -1,6 +1,7 @@
 //! KIS's token and approval calls, with their limits and their own error envelope.
 //! Next: `server.rs`.
 
+use super::quotations::{self, Calls};
 use crate::seed;
 use crate::simulation::Simulation;
 use axum::Router;
@@ -8,7 +9,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,8 @@ pub fn routes() -> Router<Arc<Simulation>> {
         .route("/oauth2/tokenP", post(token))
         .route("/oauth2/Approval", post(approval))
         .route("/oauth2/revokeP", post(revoke))
+        .route("/uapi/domestic-stock/v1/quotations/inquire-time-dailychartprice", get(quotations::past_minutes))
+        .route("/uapi/domestic-stock/v1/quotations/inquire-time-itemchartprice", get(quotations::todays_minutes))
         .fallback(async || {
             (StatusCode::NOT_FOUND, axum::Json(json!({"rt_cd": "1", "msg_cd": "OPSQ0002", "msg1": "없는 서비스 코드 입니다"})))
         })
@@ -46,6 +49,7 @@ struct Customer {
     token: Option<(String, Instant)>,
     token_asked: Option<Instant>,
     approval_asked: Option<Instant>,
+    calls: Calls,
     /// The connection that holds the one session.
     session: Option<u64>,
 }
@@ -75,6 +79,24 @@ impl Ledger {
     /// How many registrations were refused as too many.
     pub fn excess(&self) -> u64 {
         self.excess.load(Ordering::Relaxed)
+    }
+
+    /// Since when the customer's token is good; `None` when it is not the customer's.
+    pub fn token_age(&self, app_key: &str, token: &str) -> Option<Duration> {
+        let customers = lock(&self.customers);
+        let (known, issued) = customers.get(app_key)?.token.as_ref()?;
+        (known == token).then(|| issued.elapsed())
+    }
+
+    /// Counts a quotation call, unless one of the key's limits is reached.
+    pub fn admit_call(&self, app_key: &str, per_second: usize, per_day: u64) -> bool {
+        lock(&self.customers).entry(app_key.to_owned()).or_default().calls.admit(Instant::now(), per_second, per_day)
+    }
+
+    /// Quotation calls of all keys, and those above a limit.
+    pub fn calls(&self) -> (u64, u64) {
+        let customers = lock(&self.customers);
+        customers.values().map(|customer| customer.calls.counts()).fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1))
     }
 
     fn name(&self, app_key: &str, kind: u64) -> u64 {

@@ -1,0 +1,404 @@
+//! One-minute candles of KIS: `inquire-time-dailychartprice` (FHKST03010230, past days, 120 rows) and `inquire-time-itemchartprice`
+//! (FHKST03010200, today, 30 rows).
+//!
+//! Both answer newest first from the minute asked for backwards, so a session is asked for by the last minutes of stretches as long as an answer:
+//! four calls for a past day. A row's price is its close, its turnover is the day's up to then, and everything is a text, numbers too. Errors come
+//! with any HTTP status: the body is read first. A day without a session is answered by no rows, an unknown code as well.
+//!
+//! **Source**: the broker's portal pages of both calls and its public samples, read 2026-11.
+//!
+//! Next: `services/producer/src/candles/client.rs`, which sends them.
+
+use super::parse::korean_time;
+use super::{APP_KEY, APP_SECRET};
+use crate::number::{FieldError, integer, price, quantity, shown};
+use crate::{
+    CallError, CandleCall, CandleLimits, CandlePage, CandleRequest, CandleRows, Candles, Credentials, Malformed, MalformedRow,
+    RestAnswer, Secret, excerpt,
+};
+use marketflow_model::{Amount, Candle, Feed, Instrument, Interval, Session, Source, Timestamp};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// KIS's side of [`Candles`].
+#[derive(Debug)]
+pub struct KisCandles;
+
+/// What the broker asks for after EGW00201: at least the window it counts in.
+const AFTER_EXCESS: Duration = Duration::from_millis(1_100);
+const PATH: &str = "/uapi/domestic-stock/v1/quotations";
+
+impl Candles for KisCandles {
+    fn limits(&self) -> CandleLimits {
+        CandleLimits { per_second: 18, per_day: 1_000_000, past_minutes: 120, today_minutes: 30 }
+    }
+
+    fn pages(&self, session: &Session, from: Timestamp, to: Timestamp, is_today: bool) -> Vec<CandlePage> {
+        let (call, minutes) = if is_today {
+            (CandleCall::Today, self.limits().today_minutes)
+        } else {
+            (CandleCall::Past, self.limits().past_minutes)
+        };
+        CandlePage::cut(call, from.max(session.open), to.min(session.last_minute_close()), minutes)
+    }
+
+    fn request(&self, instrument: &Instrument, page: &CandlePage, credentials: &Credentials, pass: &Secret) -> CandleRequest {
+        let (date, time) = korean_date_and_time(page.last());
+        let code = instrument.symbol();
+        let common = format!("FID_COND_MRKT_DIV_CODE=J&FID_INPUT_ISCD={code}&FID_INPUT_HOUR_1={time}&FID_PW_DATA_INCU_YN=N");
+        let (path_and_query, tr_id) = match page.call {
+            CandleCall::Past => (
+                format!("{PATH}/inquire-time-dailychartprice?{common}&FID_INPUT_DATE_1={date}&FID_FAKE_TICK_INCU_YN="),
+                "FHKST03010230",
+            ),
+            CandleCall::Today => (format!("{PATH}/inquire-time-itemchartprice?{common}&FID_ETC_CLS_CODE="), "FHKST03010200"),
+        };
+        let headers = vec![
+            ("content-type", Secret::new("application/json; charset=utf-8")),
+            ("authorization", Secret::new(format!("Bearer {}", pass.expose()))),
+            ("appkey", credentials.get(APP_KEY)),
+            ("appsecret", credentials.get(APP_SECRET)),
+            ("tr_id", Secret::new(tr_id)),
+            ("custtype", Secret::new("P")),
+        ];
+        CandleRequest { path_and_query, headers }
+    }
+
+    fn read(
+        &self,
+        instrument: &Instrument,
+        feed: &Feed,
+        page: &CandlePage,
+        before: Option<Amount>,
+        answer: RestAnswer<'_>,
+        received: Timestamp,
+    ) -> Result<CandleRows, CallError> {
+        let mut read = CandleRows::default();
+        // By minute, so that the order of the answer and rows shown twice do not matter.
+        let mut rows: BTreeMap<Timestamp, Row> = BTreeMap::new();
+        for raw in rows_of(answer)? {
+            let row = match Row::read(raw.get()) {
+                Ok(Some(row)) => row,
+                // An empty object fills the answer up.
+                Ok(None) => continue,
+                Err((reason, detail)) => {
+                    read.malformed.push(MalformedRow { reason, detail, raw: raw.get().to_owned(), id: None, event_time: None });
+                    continue;
+                }
+            };
+            // Rows older than the page still tell the turnover before it.
+            if row.minute >= page.to || rows.insert(row.minute, row).is_some() {
+                read.unasked += 1;
+            }
+        }
+        let mut day_turnover = before;
+        for (minute, row) in rows {
+            if minute < page.from {
+                read.unasked += 1;
+                day_turnover = row.day_turnover.or(day_turnover);
+                continue;
+            }
+            let turnover = row.day_turnover.zip(day_turnover).and_then(|(after, before)| difference(after, before));
+            day_turnover = row.day_turnover.or(day_turnover);
+            if row.volume.is_zero() {
+                read.quiet += 1;
+                continue;
+            }
+            read.candles.push(Candle {
+                instrument: instrument.clone(),
+                feed: feed.clone(),
+                interval: Interval::ONE_MINUTE,
+                open_time: minute,
+                receive_time: received,
+                open: row.open,
+                high: row.high,
+                low: row.low,
+                close: row.close,
+                volume: Some(row.volume),
+                turnover,
+                trade_count: None,
+                buy_volume: None,
+                import_row: None,
+                closed: true,
+                source: Source::Rest,
+            });
+        }
+        read.turnover_after = day_turnover;
+        Ok(read)
+    }
+}
+
+/// What both envelopes of the broker have.
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow)]
+    rt_cd: Option<Cow<'a, str>>,
+    msg_cd: Option<Cow<'a, str>>,
+    msg1: Option<Cow<'a, str>>,
+    error_code: Option<Cow<'a, str>>,
+    error_description: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    output2: Vec<&'a RawValue>,
+}
+
+fn rows_of(answer: RestAnswer<'_>) -> Result<Vec<&RawValue>, CallError> {
+    let read: Answer<'_> = match serde_json::from_slice(answer.body) {
+        Ok(read) => read,
+        Err(_) if answer.status != 200 || answer.body.trim_ascii_start().first() == Some(&b'<') => {
+            return Err(CallError::Unavailable { detail: format!("HTTP {}: {}", answer.status, excerpt(answer.body)) });
+        }
+        Err(error) => return Err(CallError::Unreadable { detail: format!("{error}: {}", excerpt(answer.body)) }),
+    };
+    if read.rt_cd.as_deref() == Some("0") && answer.status == 200 {
+        return Ok(read.output2);
+    }
+    let code = read.error_code.or(read.msg_cd).unwrap_or_default();
+    let words = read.error_description.or(read.msg1).unwrap_or_default();
+    Err(error(&code, format!("{} ({})", shown(words.trim()), if code.is_empty() { "no code" } else { &code })))
+}
+
+/// What an error code asks for.
+fn error(code: &str, detail: String) -> CallError {
+    match code {
+        "EGW00201" | "EGW00133" => CallError::Limited { wait: AFTER_EXCESS, detail },
+        "EGW00121" | "EGW00123" => CallError::Pass { detail },
+        "EGW00103" | "EGW00105" | "EGW00205" | "EGW00206" | "EGW00213" | "EGW02004" | "OPSQ0002" | "OPSQ2000" | "OPSQ2001" => {
+            CallError::Refused { detail }
+        }
+        // EGW00300, 301, 316, OPSQ0003, 1002 and whatever is not documented: passing.
+        _ => CallError::Unavailable { detail },
+    }
+}
+
+/// A row of an answer.
+struct Row {
+    minute: Timestamp,
+    open: marketflow_model::Price,
+    high: marketflow_model::Price,
+    low: marketflow_model::Price,
+    close: marketflow_model::Price,
+    volume: marketflow_model::Quantity,
+    /// Of the day, up to the end of the minute.
+    day_turnover: Option<Amount>,
+}
+
+#[derive(Deserialize)]
+struct RowText<'a> {
+    #[serde(borrow)]
+    stck_bsop_date: Option<Cow<'a, str>>,
+    stck_cntg_hour: Option<Cow<'a, str>>,
+    stck_oprc: Option<Cow<'a, str>>,
+    stck_hgpr: Option<Cow<'a, str>>,
+    stck_lwpr: Option<Cow<'a, str>>,
+    stck_prpr: Option<Cow<'a, str>>,
+    cntg_vol: Option<Cow<'a, str>>,
+    acml_tr_pbmn: Option<Cow<'a, str>>,
+}
+
+impl Row {
+    /// `None` for a row without a date.
+    fn read(text: &str) -> Result<Option<Self>, FieldError> {
+        let row: RowText<'_> = serde_json::from_str(text).map_err(|error| (Malformed::BadField, error.to_string()))?;
+        let Some(date) = row.stck_bsop_date.filter(|date| !date.is_empty()) else { return Ok(None) };
+        let time = row.stck_cntg_hour.unwrap_or_default();
+        let minute = korean_time("stck_cntg_hour", &date, &time)?;
+        if minute.window_open(Interval::ONE_MINUTE) != minute {
+            return Err((Malformed::BadTime, format!("stck_cntg_hour: {} is not on a minute", shown(&time))));
+        }
+        let field = |name: &'static str, text: Option<Cow<'_, str>>| {
+            text.map(Cow::into_owned).ok_or_else(|| (Malformed::BadField, format!("{name} is missing")))
+        };
+        let of = |name: &'static str, text| price(name, &field(name, text)?);
+        let volume = quantity("cntg_vol", &field("cntg_vol", row.cntg_vol)?)?;
+        if volume < marketflow_model::Quantity::ZERO {
+            return Err((Malformed::BadNumber, format!("cntg_vol: {volume} is negative")));
+        }
+        let day_turnover = match row.acml_tr_pbmn.filter(|text| !text.is_empty()) {
+            Some(text) => Some(amount(integer("acml_tr_pbmn", &text)?)?),
+            None => None,
+        };
+        Ok(Some(Self {
+            minute,
+            open: of("stck_oprc", row.stck_oprc)?,
+            high: of("stck_hgpr", row.stck_hgpr)?,
+            low: of("stck_lwpr", row.stck_lwpr)?,
+            close: of("stck_prpr", row.stck_prpr)?,
+            volume,
+            day_turnover,
+        }))
+    }
+}
+
+/// Whole won.
+fn amount(won: i64) -> Result<Amount, FieldError> {
+    let scaled = i128::from(won) * 10_i128.pow(Amount::SCALE);
+    Amount::from_scaled(scaled).ok_or_else(|| (Malformed::BadNumber, format!("acml_tr_pbmn: {won} is out of range")))
+}
+
+/// A minute's turnover; a day's sum that falls tells none.
+fn difference(after: Amount, before: Amount) -> Option<Amount> {
+    let scaled = after.scaled().checked_sub(before.scaled()).filter(|scaled| *scaled >= 0)?;
+    Amount::from_scaled(scaled)
+}
+
+/// `YYYYMMDD` and `HHMMSS` in Korea.
+fn korean_date_and_time(at: Timestamp) -> (String, String) {
+    const NINE_HOURS_MICROS: i64 = 9 * 3_600_000_000;
+    let text: String = at.plus_micros(NINE_HOURS_MICROS).to_string().chars().filter(char::is_ascii_digit).take(14).collect();
+    let (date, time) = text.split_at(8);
+    (date.to_owned(), time.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use marketflow_model::Calendar;
+
+    fn at(text: &str) -> Timestamp {
+        Timestamp::parse(&format!("2026-11-20T{text}+09:00")).unwrap()
+    }
+
+    fn session() -> Session {
+        Calendar::of_venue("KRX").session_of(at("10:00:00")).unwrap()
+    }
+
+    fn page(from: &str, to: &str) -> CandlePage {
+        CandlePage { call: CandleCall::Past, from: at(from), to: at(to) }
+    }
+
+    fn instrument() -> Instrument {
+        "KRX:005930".parse().unwrap()
+    }
+
+    fn read(page: &CandlePage, before: Option<i64>, status: u16, body: &str) -> Result<CandleRows, CallError> {
+        let answer = RestAnswer { status, retry_after: None, body: body.as_bytes() };
+        KisCandles.read(&instrument(), &Feed::new("kis"), page, before.map(|won| amount(won).unwrap()), answer, at("16:00:00"))
+    }
+
+    fn row(time: &str, close: i64, volume: i64, day_turnover: i64) -> String {
+        format!(
+            r#"{{"stck_bsop_date":"20261120","stck_cntg_hour":"{time}","stck_prpr":"{close}","stck_oprc":"70100","stck_hgpr":"70300","stck_lwpr":"70000","cntg_vol":"{volume}","acml_tr_pbmn":"{day_turnover}"}}"#
+        )
+    }
+
+    fn body(rows: &[String]) -> String {
+        format!(r#"{{"output1":{{}},"output2":[{}],"rt_cd":"0","msg_cd":"MCA00000","msg1":"ok"}}"#, rows.join(","))
+    }
+
+    #[test]
+    fn a_past_day_takes_four_calls_each_asked_for_by_its_last_minute() {
+        let session = session();
+        let pages = KisCandles.pages(&session, session.open, session.last_minute_close(), false);
+        let key = Credentials::new([(APP_KEY, Secret::new("the-key")), (APP_SECRET, Secret::new("the-secret"))]);
+        let asked: Vec<_> = pages.iter().map(|page| KisCandles.request(&instrument(), page, &key, &Secret::new("t"))).collect();
+        assert_eq!(
+            asked[0].path_and_query,
+            "/uapi/domestic-stock/v1/quotations/inquire-time-dailychartprice?FID_COND_MRKT_DIV_CODE=J&FID_INPUT_ISCD=005930\
+             &FID_INPUT_HOUR_1=105900&FID_PW_DATA_INCU_YN=N&FID_INPUT_DATE_1=20261120&FID_FAKE_TICK_INCU_YN="
+        );
+        let hours: Vec<&str> =
+            asked.iter().map(|a| a.path_and_query.split("HOUR_1=").nth(1).unwrap().split('&').next().unwrap()).collect();
+        assert_eq!(hours, ["105900", "125900", "145900", "153000"]);
+        let header = |name| asked[0].headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.expose().to_owned());
+        assert_eq!(header("tr_id").as_deref(), Some("FHKST03010230"));
+        assert_eq!(header("authorization").as_deref(), Some("Bearer t"));
+        assert_eq!((header("appkey").as_deref(), header("appsecret").as_deref()), (Some("the-key"), Some("the-secret")));
+        assert!(!format!("{asked:?}").contains("the-"), "secrets are not printed");
+        let today = KisCandles.pages(&session, at("09:05:00"), at("10:00:00"), true);
+        assert_eq!(
+            today.iter().map(|page| (page.from, page.to)).collect::<Vec<_>>(),
+            [(at("09:05:00"), at("09:35:00")), (at("09:35:00"), at("10:00:00"))]
+        );
+        let asked = KisCandles.request(&instrument(), &today[1], &key, &Secret::new("t")).path_and_query;
+        assert!(
+            asked.contains("/inquire-time-itemchartprice?")
+                && asked.ends_with("&FID_INPUT_HOUR_1=095900&FID_PW_DATA_INCU_YN=N&FID_ETC_CLS_CODE="),
+            "{asked}"
+        );
+    }
+
+    #[test]
+    fn rows_are_turned_oldest_first_with_their_own_turnover() {
+        let answer = body(&[
+            row("090400", 70_200, 7, 12_000_000),
+            row("090300", 70_100, 0, 10_000_000),
+            row("090200", 70_100, 3, 10_000_000),
+            row("090100", 70_100, 2, 9_000_000),
+            row("090000", 70_100, 2, 8_000_000),
+            "{}".to_owned(),
+        ]);
+        let found = read(&page("09:01:00", "09:04:00"), None, 200, &answer).unwrap();
+        let told: Vec<_> = found
+            .candles
+            .iter()
+            .map(|c| (c.open_time, c.volume.unwrap().to_string(), c.turnover.map(|t| t.to_string())))
+            .collect();
+        assert_eq!(
+            told,
+            [(at("09:01:00"), "2".into(), Some("1000000".into())), (at("09:02:00"), "3".into(), Some("1000000".into()))]
+        );
+        assert_eq!((found.quiet, found.unasked), (1, 2), "09:03 without a trade, 09:00 and 09:04 not asked for");
+        assert_eq!(found.turnover_after, Some(amount(10_000_000).unwrap()));
+        let candle = &found.candles[0];
+        let prices = [candle.open, candle.high, candle.low, candle.close].map(|p| p.to_string());
+        assert_eq!(prices, ["70100", "70300", "70000", "70100"]);
+        let first =
+            |before| read(&page("09:00:00", "09:01:00"), before, 200, &body(&[row("090000", 70_100, 2, 8_000_000)])).unwrap();
+        assert_eq!(first(Some(0)).candles[0].turnover, Some(amount(8_000_000).unwrap()));
+        assert_eq!(first(None).candles[0].turnover, None, "a sum alone tells no minute's turnover");
+        assert_eq!(first(Some(9_000_000)).candles[0].turnover, None, "nor does one that falls");
+    }
+
+    #[test]
+    fn a_closed_day_and_an_unknown_code_have_no_rows() {
+        assert_eq!(read(&page("09:00:00", "11:00:00"), Some(0), 200, &body(&[])).unwrap().candles, []);
+        let bare = r#"{"output1":{"stck_prpr":"0"},"rt_cd":"0","msg_cd":"MCA00000","msg1":"ok"}"#;
+        assert_eq!(read(&page("09:00:00", "11:00:00"), Some(0), 200, bare).unwrap().candles, []);
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_used_is_kept_and_the_others_count() {
+        let bad = row("090100", 70_100, 2, 1).replace("\"70300\"", "\"7O300\"");
+        let seconds = row("090130", 70_100, 2, 1);
+        let negative = row("090300", 70_100, -2, 1);
+        let answer = body(&[negative.clone(), row("090200", 70_100, 2, 1), bad.clone(), seconds]);
+        let found = read(&page("09:00:00", "09:04:00"), Some(0), 200, &answer).unwrap();
+        assert_eq!(found.candles.len(), 1);
+        let reasons: Vec<_> = found.malformed.iter().map(|row| row.reason).collect();
+        assert_eq!(reasons, [Malformed::BadNumber, Malformed::BadNumber, Malformed::BadTime]);
+        assert_eq!((&found.malformed[0].raw, &found.malformed[1].raw), (&negative, &bad));
+    }
+
+    #[test]
+    fn errors_are_read_from_the_body_whatever_the_status() {
+        let error = |status, body: &str| read(&page("09:00:00", "11:00:00"), None, status, body).unwrap_err();
+        let envelope = |code: &str| format!(r#"{{"rt_cd":"1","msg_cd":"{code}","msg1":" words "}}"#);
+        for (code, outcome) in [
+            ("EGW00201", "rate_limited"),
+            ("EGW00121", "pass_refused"),
+            ("EGW00123", "pass_refused"),
+            ("EGW00213", "refused"),
+            ("OPSQ0002", "refused"),
+            ("OPSQ2001", "refused"),
+            ("EGW00300", "unavailable"),
+            ("EGW00316", "unavailable"),
+            ("OPSQ1002", "unavailable"),
+            ("EGW99999", "unavailable"),
+        ] {
+            for status in [200, 500] {
+                assert_eq!(error(status, &envelope(code)).outcome(), outcome, "{code} {status}");
+            }
+        }
+        assert!(matches!(error(500, &envelope("EGW00201")), CallError::Limited { wait, .. } if wait > Duration::from_secs(1)));
+        assert_eq!(
+            error(403, r#"{"error_code":"EGW00103","error_description":"no key"}"#).to_string(),
+            "refused: no key (EGW00103)"
+        );
+        assert_eq!(error(200, "<html>maintenance</html>").outcome(), "unavailable");
+        assert_eq!(error(503, "").outcome(), "unavailable");
+        assert_eq!(error(200, r#"{"rt_cd":"0","output2":[{"#).outcome(), "unreadable");
+    }
+}

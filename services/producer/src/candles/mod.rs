@@ -1,0 +1,132 @@
+//! Candle-producer: a broker's minute candles, as history once and as they end, within what the broker allows one key.
+//!
+//! Topics: `schemas/topics.toml`. Only one-minute candles are asked for; 5 and 15 minutes are folded from them by the processor. It lacks the
+//! broker's words (`crates/providers`) and any sum.
+//!
+//! Read in this order: `symbols.rs` (which) → `plan.rs` (what it costs) → `client.rs` and `budget.rs` (one call) → `check.rs` (what is
+//! believable) → `publish.rs` (to Kafka) → `journal.rs` and `backfill.rs` (history) → `live.rs` (today).
+//!
+//! Next: `symbols.rs`.
+
+pub mod backfill;
+pub mod budget;
+pub mod check;
+pub mod client;
+pub mod config;
+pub mod journal;
+pub mod lease;
+pub mod live;
+pub mod metrics;
+pub mod plan;
+pub mod publish;
+pub mod symbols;
+
+pub use config::{Config, Mode};
+
+use crate::clock::VenueClock;
+use crate::passes::Passes;
+use crate::state;
+use anyhow::Context;
+use budget::SharedBudget;
+use client::Client;
+use marketflow_kafka::{Producer, Registry};
+use marketflow_model::Feed;
+use marketflow_runtime::{Exit, ExitContext, Lifecycle, on_thread};
+use metrics::Metrics;
+use plan::Plan;
+use publish::Publisher;
+use serde::Serialize;
+use std::io::Write;
+use std::sync::Arc;
+use symbols::Symbols;
+use tracing::info;
+
+/// Every key with its default, commented.
+pub const DEFAULTS: &str = include_str!("../../candles.toml");
+
+/// Runs the service: until its history is there, or until it is told to stop.
+///
+/// # Errors
+/// A configuration that cannot be, or a part that is not reachable; the message names the cure.
+pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
+    let checked = config.validate()?;
+    let home = std::env::var_os("MARKETFLOW_HOME").unwrap_or_else(|| ".marketflow".into());
+    let symbols = Symbols::read(&config.provider.symbols, checked.provider, home.as_ref()).exit(Exit::Usage)?;
+    let clock = VenueClock::connect(&config.clock).await?;
+    let metrics = Arc::new(Metrics::new(lifecycle.metrics(), checked.provider.id));
+
+    let folder = state::folder(&config.state.folder)?;
+    let plan = Plan::new(&checked, &symbols, &config.backfill, clock.now()).exit(Exit::Usage)?;
+    if config.mode == Mode::Plan {
+        return say(&Said::Plan(&plan.summary(&checked.limits)));
+    }
+
+    let passes = Passes::new(checked.provider, &checked.rest_url, &folder, &config.provider.credentials_file)?
+        .with_context(|| format!("{} issues no passes", checked.provider.id))?;
+    let budget_file = folder.join(format!("{}-budget-{}.json", checked.provider.id, passes.owner()));
+    let budget = SharedBudget::new(&budget_file, checked.limits.clone(), metrics.clone())?;
+    let client = Client::new(&checked, &config, passes.clone(), budget, clock.clone(), metrics.clone())?;
+
+    let registry = Registry::new(&config.registry)?;
+    let ids = registry.ids().await.map_err(crate::reachable)?;
+    let producer = Arc::new(Producer::new(&config.kafka, &config.publish.settings())?);
+    let publisher = {
+        let (metrics, flush_timeout) = (metrics.clone(), config.publish.flush_timeout);
+        // Not the name of the broker's trades: bars of both would stand in one another's place.
+        let feed = Feed::new(&format!("{}-candles", checked.provider.id));
+        on_thread("topics", move || Publisher::new(producer, feed, &ids, metrics, flush_timeout)).await.exit(Exit::Unreachable)?
+    };
+    info!(provider = checked.provider.id, symbols = symbols.all.len(), url = checked.rest_url, "asking for candles");
+    let clock_task = tokio::spawn(clock.clone().run());
+    let stop = lifecycle.stop();
+    let lease = format!("{}-candles-{}-{}.lease", checked.provider.id, config.mode.as_str(), passes.owner());
+    // Whoever holds the lease works; a second instance waits here, not ready, and takes over.
+    let Some(_lease) = lease::take(&folder.join(lease), &stop).await? else { return Ok(()) };
+    lifecycle.ready();
+    let ended = match config.mode {
+        Mode::Live => live::run(&config, &checked, &symbols, &folder, client, publisher, clock, metrics, stop).await,
+        Mode::Backfill | Mode::Plan => {
+            backfill::run(&config, &checked, plan, &folder, client, publisher, clock, metrics, stop).await
+        }
+    };
+    clock_task.abort();
+    ended
+}
+
+/// What a one-shot run says on standard output, a JSON object a line, for whoever started it.
+#[derive(Serialize)]
+#[serde(tag = "event", content = "of", rename_all = "snake_case")]
+pub enum Said<'a> {
+    /// What it is going to cost.
+    Plan(&'a plan::Summary),
+    /// How far it has come.
+    Progress(&'a backfill::Progress),
+    /// What came of it.
+    Result(&'a backfill::RunResult),
+}
+
+/// Says it. Whoever no longer listens ends the run.
+///
+/// # Errors
+/// A reader that left.
+pub fn say(what: &Said<'_>) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, what)?;
+    out.write_all(b"\n").and_then(|()| out.flush()).context("nobody reads the progress any more")
+}
+
+/// Days in files and results: `2026-11-20`.
+pub(crate) mod as_text {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    pub(crate) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(crate) fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,212 @@
+//! What a back-fill asks for, and what that costs, before anything is asked. Sessions come from the calendar.
+//!
+//! Next: `client.rs`.
+
+use super::config::{BackfillConfig, Checked};
+use super::symbols::Symbols;
+use anyhow::{Context, ensure};
+use jiff::Span;
+use jiff::civil::Date;
+use marketflow_model::{Calendar, Instrument, Interval, Session, SessionKind, Timestamp};
+use marketflow_pacing::Limits;
+use marketflow_providers::CandlePage;
+use serde::Serialize;
+use std::collections::BTreeSet;
+
+/// Symbols × sessions.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Broker.
+    pub provider: &'static str,
+    /// Most active first.
+    pub symbols: Vec<Instrument>,
+    /// How many of them count as the most active.
+    pub active: usize,
+    /// First and last day.
+    pub days: (Date, Date),
+    /// Oldest first.
+    pub sessions: Vec<PlannedSession>,
+}
+
+/// One session and its questions.
+#[derive(Clone, Debug)]
+pub struct PlannedSession {
+    /// When.
+    pub session: Session,
+    /// Its questions, oldest first: they are the same for every symbol.
+    pub pages: Vec<CandlePage>,
+}
+
+/// What a plan says to people.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Broker.
+    pub provider: &'static str,
+    /// First day.
+    #[serde(with = "super::as_text")]
+    pub from: Date,
+    /// Last day.
+    #[serde(with = "super::as_text")]
+    pub to: Date,
+    /// Instruments.
+    pub symbols: usize,
+    /// Of those, the ones that are asked for first.
+    pub active_first: usize,
+    /// Sessions in those days.
+    pub sessions: usize,
+    /// Calls without any repeat.
+    pub calls: u64,
+    /// Minutes in which an actively traded instrument trades, over all.
+    pub rows_at_most: u64,
+    /// Calls a second.
+    pub calls_per_second: u32,
+    /// Calls a day.
+    pub calls_per_day: Option<u64>,
+    /// The shortest time the limit allows, answers that take no time.
+    pub seconds_at_least: f64,
+}
+
+impl Plan {
+    /// From what was asked for; `now` on the venue's clock.
+    ///
+    /// # Errors
+    /// Days that are none, or that the calendar does not know.
+    pub fn new(checked: &Checked, symbols: &Symbols, wanted: &BackfillConfig, now: Timestamp) -> anyhow::Result<Self> {
+        let calendar = Calendar::of_venue(checked.provider.venue);
+        let today = date_of(calendar, now);
+        let over = |session: &Session| session.last_minute_close() <= now;
+        let until = if wanted.until.is_empty() {
+            let month_ago = today.checked_sub(Span::new().days(30)).unwrap_or(Date::MIN);
+            let last = regular(calendar, month_ago, today).into_iter().rfind(over);
+            last.with_context(|| {
+                format!("the calendar knows no session of {} that ended within 30 days", checked.provider.venue)
+            })?
+            .date
+        } else {
+            wanted.until.parse().with_context(|| format!("backfill.until {:?} is no day such as 2026-11-20", wanted.until))?
+        };
+        let from =
+            until.checked_sub(Span::new().days(i64::from(wanted.days) - 1)).context("backfill.days reaches too far back")?;
+        if let Some((first, last)) = calendar.covers() {
+            ensure!(first <= from && until <= last, "the calendar knows {first} to {last}, not {from} to {until}");
+        }
+        let sessions = regular(calendar, from, until).into_iter().filter(over).map(|session| {
+            let pages = checked.candles.pages(&session, session.open, session.last_minute_close(), session.date == today);
+            PlannedSession { session, pages }
+        });
+        Ok(Self {
+            provider: checked.provider.id,
+            symbols: symbols.all.clone(),
+            active: symbols.active,
+            days: (from, until),
+            sessions: sessions.collect(),
+        })
+    }
+
+    /// Calls without any repeat.
+    pub fn calls(&self) -> u64 {
+        let of_a_symbol: usize = self.sessions.iter().map(|session| session.pages.len()).sum();
+        (of_a_symbol * self.symbols.len()) as u64
+    }
+
+    /// For people.
+    pub fn summary(&self, limits: &Limits) -> Summary {
+        let slots: usize = self.sessions.iter().map(|planned| planned.session.expected_slots().count()).sum();
+        Summary {
+            provider: self.provider,
+            from: self.days.0,
+            to: self.days.1,
+            symbols: self.symbols.len(),
+            active_first: self.active,
+            sessions: self.sessions.len(),
+            calls: self.calls(),
+            rows_at_most: (slots * self.symbols.len()) as u64,
+            calls_per_second: limits.windows.first().map_or(0, |limit| limit.calls),
+            calls_per_day: limits.per_day,
+            seconds_at_least: limits.least_time(self.calls()).as_secs_f64(),
+        }
+    }
+}
+
+/// Regular sessions that open on these days, both ends included.
+pub fn regular(calendar: &Calendar, from: Date, to: Date) -> Vec<Session> {
+    calendar.sessions(from, to).into_iter().filter(|session| session.kind == SessionKind::Regular).collect()
+}
+
+/// The local date.
+pub fn date_of(calendar: &Calendar, at: Timestamp) -> Date {
+    let at = jiff::Timestamp::from_microsecond(at.micros()).unwrap_or_default();
+    at.to_zoned(calendar.zone().clone()).date()
+}
+
+/// How many bars of each interval these minutes make.
+pub fn windows(minutes: impl IntoIterator<Item = Timestamp>) -> [usize; 3] {
+    let mut opens: [BTreeSet<Timestamp>; 3] = Default::default();
+    for minute in minutes {
+        for (interval, opens) in Interval::STANDARD.into_iter().zip(&mut opens) {
+            opens.insert(minute.window_open(interval));
+        }
+    }
+    opens.map(|opens| opens.len())
+}
+
+/// How many bars of each interval a session expects of an instrument that trades each minute: 15:15 and the closing print at 15:30 are two of 15
+/// minutes.
+pub fn expected(session: &Session) -> [usize; 3] {
+    windows(session.expected_slots())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::Config;
+    use super::*;
+    use std::path::Path;
+
+    fn plan(days: u32, until: &str, now: &str) -> anyhow::Result<(Plan, Summary)> {
+        let mut config: Config = super::super::DEFAULTS.parse::<toml::Table>().unwrap().try_into().unwrap();
+        (config.backfill.days, config.backfill.until) = (days, until.to_owned());
+        let checked = config.validate()?;
+        let symbols = Symbols::read(&config.provider.symbols, checked.provider, Path::new("/nowhere"))?;
+        let plan = Plan::new(&checked, &symbols, &config.backfill, Timestamp::parse(now).unwrap())?;
+        let summary = plan.summary(&checked.limits);
+        Ok((plan, summary))
+    }
+
+    #[test]
+    fn thirty_days_of_97_symbols_cost_8_148_calls_and_seven_and_a_half_minutes() {
+        let (plan, summary) = plan(30, "2026-09-20", "2026-11-20T18:00:00+09:00").unwrap();
+        assert_eq!((plan.days.0.to_string(), plan.days.1.to_string()), ("2026-08-22".into(), "2026-09-20".into()));
+        assert_eq!((summary.symbols, summary.active_first, summary.sessions), (97, 30, 20));
+        assert_eq!(summary.calls, 97 * 20 * 4);
+        assert_eq!(summary.rows_at_most, 97 * 20 * 381);
+        assert!((summary.seconds_at_least - 431.0).abs() < 0.5, "{}", summary.seconds_at_least);
+    }
+
+    #[test]
+    fn the_last_day_is_the_last_whose_session_is_over() {
+        let last = |now| plan(1, "", now).unwrap().0.days.1.to_string();
+        assert_eq!(last("2026-11-20T15:30:59+09:00"), "2026-11-19");
+        assert_eq!(last("2026-11-20T15:31:00+09:00"), "2026-11-20");
+        assert_eq!(last("2026-11-22T12:00:00+09:00"), "2026-11-20", "on a Sunday");
+    }
+
+    #[test]
+    fn todays_minutes_are_asked_for_by_todays_call() {
+        let pages = |now| plan(1, "2026-11-20", now).unwrap().0.sessions[0].pages.len();
+        assert_eq!((pages("2026-11-20T18:00:00+09:00"), pages("2026-11-21T18:00:00+09:00")), (14, 4));
+    }
+
+    #[test]
+    fn each_interval_of_a_session_has_its_count() {
+        let calendar = Calendar::of_venue("KRX");
+        let of = |day: &str| expected(&regular(calendar, day.parse().unwrap(), day.parse().unwrap())[0]);
+        assert_eq!(of("2026-11-20"), [381, 77, 27]);
+        assert_eq!(of("2026-01-02"), [321, 65, 23], "opens an hour late");
+    }
+
+    #[test]
+    fn days_the_calendar_does_not_know_are_refused() {
+        assert!(plan(30, "2031-01-31", "2031-02-01T00:00:00Z").is_err());
+        assert!(plan(1, "yesterday", "2026-11-20T18:00:00+09:00").is_err());
+    }
+}

@@ -1,0 +1,184 @@
+//! KIS's chart calls, with the limits and errors that stand before every quotation.
+//!
+//! Played: `inquire-time-dailychartprice` (FHKST03010230, 120 rows, not on paper hosts) and `inquire-time-itemchartprice` (FHKST03010200, 30
+//! rows, today), newest first, all scalars as text. Before them, in this order: key, token, calls per second and day, `tr_id`.
+//! Next: `server.rs`.
+
+use super::history::{self, Hours, MinuteRow};
+use crate::simulation::Simulation;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use jiff::civil::Date;
+use serde_json::{Value, json};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const SECOND: Duration = Duration::from_secs(1);
+const PAST_ROWS: usize = 120;
+const TODAYS_ROWS: usize = 30;
+
+/// Calls of one key.
+#[derive(Debug, Default)]
+pub struct Calls {
+    within_a_second: VecDeque<Instant>,
+    /// Of the run: the simulator lives no longer than a day.
+    count: u64,
+    /// Calls above a limit.
+    excess: u64,
+}
+
+impl Calls {
+    /// Counts a call, unless one of the limits is reached.
+    pub fn admit(&mut self, now: Instant, per_second: usize, per_day: u64) -> bool {
+        while self.within_a_second.front().is_some_and(|at| now.duration_since(*at) >= SECOND) {
+            self.within_a_second.pop_front();
+        }
+        if self.within_a_second.len() >= per_second || self.count >= per_day {
+            self.excess += 1;
+            return false;
+        }
+        self.within_a_second.push_back(now);
+        self.count += 1;
+        true
+    }
+
+    /// Calls answered, and calls above a limit.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.count, self.excess)
+    }
+}
+
+struct Refusal(u16, &'static str, &'static str);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, axum::Json(json!({"rt_cd": "1", "msg_cd": self.1, "msg1": self.2}))).into_response()
+    }
+}
+
+type Shared = State<Arc<Simulation>>;
+type Parameters = Query<HashMap<String, String>>;
+
+/// Past days.
+pub async fn past_minutes(State(simulation): Shared, headers: HeaderMap, Query(parameters): Parameters) -> Response {
+    answer(&simulation, &headers, "FHKST03010230", &parameters, PAST_ROWS).await
+}
+
+/// Today.
+pub async fn todays_minutes(State(simulation): Shared, headers: HeaderMap, Query(parameters): Parameters) -> Response {
+    answer(&simulation, &headers, "FHKST03010200", &parameters, TODAYS_ROWS).await
+}
+
+async fn answer(
+    simulation: &Simulation,
+    headers: &HeaderMap,
+    tr_id: &str,
+    parameters: &HashMap<String, String>,
+    rows: usize,
+) -> Response {
+    let config = &simulation.config.kis;
+    if let Err(refusal) = admit(simulation, headers, tr_id) {
+        return refusal.into_response();
+    }
+    tokio::time::sleep(config.answer_after).await;
+    // Names are accepted in either case.
+    let parameters: HashMap<String, &str> =
+        parameters.iter().map(|(name, value)| (name.to_uppercase(), value.as_str())).collect();
+    let of = |name: &str| parameters.get(name).copied().unwrap_or_default();
+    if !matches!(of("FID_COND_MRKT_DIV_CODE"), "J" | "NX" | "UN") {
+        return Refusal(200, "OPSQ2001", "ERROR : INPUT INVALID_CHECK_MRKT_DIV_CODE").into_response();
+    }
+    let now_us = simulation.clock.now_us();
+    let today = history::date_of(now_us);
+    let date = if rows == PAST_ROWS { of("FID_INPUT_DATE_1").parse::<Date>().ok() } else { Some(today) };
+    let (Some(date), Some(newest)) = (date, second_of(of("FID_INPUT_HOUR_1"))) else {
+        return Refusal(200, "OPSQ2001", "ERROR : INPUT INVALID_CHECK_DATE").into_response();
+    };
+    let code = of("FID_INPUT_ISCD");
+    let known = code.len() == 6 && !config.unlisted.iter().any(|unlisted| unlisted == code);
+    let day = if known && date <= today { whole_day(simulation, code, date, now_us) } else { Vec::new() };
+    let day: Vec<MinuteRow> = day.into_iter().filter(|row| row.second <= newest).collect();
+    let last = day.last();
+    let shown: Vec<Value> = day.iter().rev().take(rows).map(|row| shown(date, row)).collect();
+    let name = if known { format!("종목{code}") } else { String::new() };
+    let summary = json!({
+        "prdy_vrss": "0", "prdy_vrss_sign": "3", "prdy_ctrt": "0.00", "stck_prdy_clpr": text(last.map(|row| row.prices[0])),
+        "acml_vol": text(Some(day.iter().map(|row| row.volume).sum())), "acml_tr_pbmn": text(last.map(|row| row.day_turnover)),
+        "hts_kor_isnm": name, "stck_prpr": text(last.map(|row| row.prices[3])),
+    });
+    let body = json!({"output1": summary, "output2": shown, "rt_cd": "0", "msg_cd": "MCA00000", "msg1": "정상처리 되었습니다."});
+    axum::Json(body).into_response()
+}
+
+fn admit(simulation: &Simulation, headers: &HeaderMap, tr_id: &str) -> Result<(), Refusal> {
+    let config = &simulation.config.kis;
+    let of = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (app_key, secret) = (of("appkey"), of("appsecret"));
+    if app_key.is_empty() || !(config.app_key.is_empty() || config.app_key == app_key) {
+        return Err(Refusal(403, "EGW00103", "유효하지 않은 AppKey입니다."));
+    }
+    if secret.is_empty() || !(config.app_secret.is_empty() || config.app_secret == secret) {
+        return Err(Refusal(403, "EGW00105", "유효하지 않은 AppSecret입니다."));
+    }
+    let Some(token) = of("authorization").strip_prefix("Bearer ") else {
+        return Err(Refusal(500, "EGW00205", "credentials_type이 유효하지 않습니다.(Bearer)"));
+    };
+    match simulation.kis_ledger.token_age(app_key, token) {
+        None => return Err(Refusal(500, "EGW00121", "유효하지 않은 token 입니다.")),
+        Some(age) if age >= config.pass_life => return Err(Refusal(500, "EGW00123", "기간이 만료된 token 입니다.")),
+        Some(_) => {}
+    }
+    let (per_second, per_day) =
+        if config.paper { (1, config.calls_per_day) } else { (config.calls_per_second, config.calls_per_day) };
+    if !simulation.kis_ledger.admit_call(app_key, per_second, per_day) {
+        return Err(Refusal(config.excess_status, "EGW00201", "초당 거래건수를 초과하였습니다."));
+    }
+    if of("tr_id") != tr_id {
+        return Err(Refusal(500, "OPSQ0002", "없는 서비스 코드 입니다"));
+    }
+    if config.paper && tr_id == "FHKST03010230" {
+        return Err(Refusal(500, "EGW00213", "모의투자 TR 이 아닙니다."));
+    }
+    Ok(())
+}
+
+/// The day's minutes as the call shows them: with the running minute, which repeats the volume before it until something trades, and after the
+/// session with minutes that hold nothing.
+fn whole_day(simulation: &Simulation, code: &str, date: Date, now_us: i64) -> Vec<MinuteRow> {
+    let config = &simulation.config.kis;
+    let mut day = history::minutes(config, simulation.config.seed, &simulation.hub.markets, code, date, now_us);
+    let (Some(hours), Some(last)) = (Hours::of(config, date), day.last().copied()) else { return day };
+    let midnight = now_us - (now_us + 9 * 3_600_000_000).rem_euclid(86_400_000_000);
+    let now = if history::date_of(now_us) == date { (now_us - midnight) / 1_000_000 } else { i64::MAX };
+    let flat =
+        |second: i64, volume: i64| MinuteRow { second, prices: [last.prices[3]; 4], volume, day_turnover: last.day_turnover };
+    let running = now - now.rem_euclid(60);
+    if running > last.second && running < hours.continuous_to {
+        day.push(flat(running, last.volume));
+    }
+    let after = (hours.close + 600..hours.close + 1_800).step_by(60);
+    day.extend(after.take_while(|second| *second <= now).map(|second| flat(second, 0)));
+    day
+}
+
+fn second_of(text: &str) -> Option<i64> {
+    let number: i64 = text.parse().ok().filter(|_| text.len() == 6)?;
+    Some(number / 10_000 * 3_600 + number / 100 % 100 * 60 + number % 100)
+}
+
+fn text(number: Option<i64>) -> String {
+    number.unwrap_or(0).to_string()
+}
+
+fn shown(date: Date, row: &MinuteRow) -> Value {
+    let [open, high, low, close] = row.prices.map(|price| price.to_string());
+    json!({
+        "stck_bsop_date": date.strftime("%Y%m%d").to_string(),
+        "stck_cntg_hour": format!("{:02}{:02}00", row.second / 3_600, row.second / 60 % 60),
+        "stck_prpr": close, "stck_oprc": open, "stck_hgpr": high, "stck_lwpr": low,
+        "cntg_vol": row.volume.to_string(), "acml_tr_pbmn": row.day_turnover.to_string(),
+    })
+}
