@@ -84,14 +84,16 @@ async fn bars_of_a_day_of_trades_are_the_brokers_candles_but_where_a_hole_is_tol
     stack.start_service("tick-producer", &producer).await.unwrap();
     // The day plays in 40 s; its last bar is that of the closing print.
     eventually(PATIENCE, async || {
-        let closing = "SELECT count() FROM bars WHERE interval = '1m' AND source = 'trades' AND open_time = '2026-11-20 06:30:00'";
+        let closing =
+            "SELECT count() FROM bars WHERE interval = '1m' AND source = 'trades' AND open_time = '2026-11-20 06:30:00'";
         ensure!(stack.query(closing).await?.trim() == "2", "the day is not over");
         Ok(())
     })
     .await
     .unwrap();
 
-    let wanted = "reconcile --day 2026-11-20 --against kis --symbols 000010,000020 --timeout 120 --json --set budget.calls_per_second=100";
+    let wanted =
+        "reconcile --day 2026-11-20 --against kis --symbols 000010,000020 --timeout 120 --json --set budget.calls_per_second=100";
     let (code, report) = ask(words(wanted));
     let by_class = report["by_class"].as_object().unwrap();
     assert_eq!((code, &report["instruments"]), (Some(0), &Value::from(2)), "{report}");

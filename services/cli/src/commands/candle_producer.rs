@@ -140,6 +140,12 @@ pub(crate) fn run(
     for setting in all.chain(wanted.settings.iter().cloned()) {
         command.arg("--set").arg(setting);
     }
+    // One environment serves all our programs; this one has no ClickHouse and would not know the key.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("MARKETFLOW__CLICKHOUSE__") {
+            command.env_remove(name);
+        }
+    }
     if mode != "plan" {
         connection::room()?;
         command.env("MARKETFLOW__KAFKA__BOOTSTRAP_SERVERS", connection::kafka()?.bootstrap_servers);
