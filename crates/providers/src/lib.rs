@@ -11,6 +11,7 @@ mod candles;
 pub mod kis;
 mod login;
 mod number;
+pub mod series;
 mod session;
 pub mod upbit;
 

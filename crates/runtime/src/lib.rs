@@ -19,6 +19,7 @@
 
 mod admin;
 mod config;
+mod env_file;
 mod exit;
 mod lifecycle;
 mod metrics;
@@ -27,6 +28,7 @@ mod telemetry;
 
 pub use admin::AdminConfig;
 pub use config::LogConfig;
+pub use env_file::setting;
 pub use exit::{Exit, ExitContext};
 pub use lifecycle::{Lifecycle, Stop, on_thread};
 pub use metrics::Metrics;

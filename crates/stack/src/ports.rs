@@ -73,6 +73,8 @@ ports! {
     simulator_admin = 8091,
     /// Admin and metrics of tick-producer.
     tick_producer = 9101,
+    /// Admin and metrics of flow-producer.
+    flow_producer = 9103,
     /// Admin and metrics of the processor.
     processor = 9104,
     /// Admin and metrics of the sink.

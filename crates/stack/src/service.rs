@@ -24,6 +24,7 @@ pub(crate) fn spec(config: &StackConfig, name: &str) -> Result<PartSpec, Error> 
     let clickhouse = ("MARKETFLOW__CLICKHOUSE__URL", at.clickhouse);
     let (admin, key, mut env) = match name {
         "tick-producer" => (config.ports.tick_producer, "tick_producer", vec![kafka, registry]),
+        "flow-producer" => (config.ports.flow_producer, "flow_producer", vec![kafka, registry]),
         "processor" => (config.ports.processor, "processor", vec![kafka, registry]),
         "sink" => (config.ports.sink, "sink", vec![kafka, registry, clickhouse]),
         "simulator" => (

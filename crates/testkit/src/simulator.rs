@@ -27,7 +27,15 @@ impl Simulator {
             r#"[{{kind="generated",venue="{venue}",symbols=1,trades={trades},trades_per_second={trades_per_second:.1},start="2024-01-02T00:00:00Z"}}]"#
         );
         let settings = [&[("tapes", tape.as_str()), ("bitstamp.transactions_day", "7days")], more].concat();
-        stack.start_service("simulator", &settings).await?;
+        Self::start_with(stack, &settings).await
+    }
+
+    /// Starts it with these settings and no others.
+    ///
+    /// # Errors
+    /// A simulator that does not start.
+    pub async fn start_with(stack: &mut TestStack, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        stack.start_service("simulator", settings).await?;
         let ports = &stack.parts.config().ports;
         Ok(Self {
             http: reqwest::Client::new(),
@@ -82,6 +90,11 @@ impl Simulator {
         let answer = request.body(body.to_string()).send().await?;
         ensure!(answer.status().is_success(), "{}", answer.text().await?);
         Ok(())
+    }
+
+    /// Address of its wire port.
+    pub fn wire(&self) -> &str {
+        &self.wire
     }
 
     /// What it sent, line by line.

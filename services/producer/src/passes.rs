@@ -8,7 +8,7 @@
 
 use anyhow::{Context, anyhow};
 use marketflow_providers::{Credentials, Login, Pass, PassKind, Provider, RestAnswer, RestError, Secret};
-use marketflow_runtime::Exit;
+use marketflow_runtime::{Exit, ExitContext, setting};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -218,17 +218,11 @@ fn since_epoch() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// The provider's credentials: the environment before the file (`NAME=value` lines, as `.env` files have them).
+/// The provider's credentials, from the environment or the file.
 fn credentials(provider: &'static Provider, file: &Path) -> anyhow::Result<Credentials> {
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(problem) => return Err(problem).with_context(|| format!("cannot read {}", file.display())).context(Exit::Usage),
-    };
     let mut values = Vec::new();
     for name in provider.credentials {
-        let value = std::env::var(name).ok().filter(|value| !value.is_empty()).or_else(|| in_file(&text, name));
-        let value = value.ok_or_else(|| {
+        let value = setting(name, file).exit(Exit::Usage)?.ok_or_else(|| {
             anyhow!(
                 "{} needs {name}; set it in the environment or as a line {name}=… in {} (provider.credentials_file)",
                 provider.id,
@@ -236,33 +230,7 @@ fn credentials(provider: &'static Provider, file: &Path) -> anyhow::Result<Crede
             )
             .context(Exit::Usage)
         })?;
-        values.push((*name, Secret::new(value)));
+        values.push((*name, Secret::new(value.expose())));
     }
     Ok(Credentials::new(values))
-}
-
-/// The value of a name in the text of a `.env` file: `export` and quotes are allowed, `#` begins a comment line.
-fn in_file(text: &str, name: &str) -> Option<String> {
-    // The last one counts.
-    let lines = text.lines().rev().map(|line| line.trim().trim_start_matches("export ").trim_start());
-    let mut values = lines.filter(|line| !line.starts_with('#')).filter_map(|line| {
-        let (key, value) = line.split_once('=')?;
-        (key.trim() == name).then(|| value.trim())
-    });
-    let value = values.next()?;
-    let quoted = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
-    Some(quoted.unwrap_or(value).to_owned()).filter(|value| !value.is_empty())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn env_files_are_read_as_people_write_them() {
-        let text = "# KIS_APP_KEY=old\nexport KIS_APP_KEY = \"a=b\"\nKIS_APP_SECRET='c d'\n\nKIS_EMPTY=\nKIS_APP_KEYS=no\n";
-        assert_eq!(in_file(text, "KIS_APP_KEY").as_deref(), Some("a=b"));
-        assert_eq!(in_file(text, "KIS_APP_SECRET").as_deref(), Some("c d"));
-        assert_eq!((in_file(text, "KIS_EMPTY"), in_file(text, "KIS")), (None, None));
-    }
 }

@@ -25,6 +25,7 @@ pub fn routes(simulation: Arc<Simulation>) -> Router {
         .route("/speed", post(speed))
         .route("/faults", get(faults).post(add_faults))
         .route("/truth", get(truth))
+        .merge(crate::series::admin())
         .with_state(simulation)
 }
 

@@ -35,6 +35,8 @@ pub struct Config {
     pub upbit: UpbitConfig,
     /// KIS's manners.
     pub kis: KisConfig,
+    /// Sources of monthly series.
+    pub series: SeriesConfig,
     /// The admin port.
     pub admin: AdminConfig,
     /// Logging.
@@ -291,6 +293,28 @@ pub struct KisConfig {
     pub book_every: Duration,
 }
 
+/// Section `[series]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeriesConfig {
+    /// What is known, as `source:code`.
+    pub codes: Vec<String>,
+    /// First month of all generated series (`2014-01`).
+    pub from: String,
+    /// Last month.
+    pub to: String,
+    /// Share of months that are published as missing, 0–1.
+    pub missing: f64,
+    /// CSV file of values that stand in place of generated ones: `source,code,value,month,number`; empty = none.
+    pub values: PathBuf,
+    /// The one FRED key that is known; empty = any.
+    pub fred_api_key: String,
+    /// The sources' limits times this.
+    pub limits_times: f64,
+    /// Every so many requests to a source one fails, in turn in each of the ways they do; 0 = none.
+    pub fail_every: u64,
+}
+
 /// One tape: `[[tapes]]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -406,8 +430,8 @@ impl Config {
     /// # Errors
     /// The key in question, in words.
     pub fn validate(&self) -> anyhow::Result<()> {
-        if self.tapes.is_empty() {
-            bail!("tapes is empty: there is nothing to play");
+        if self.tapes.is_empty() && self.series.codes.is_empty() {
+            bail!("tapes and series.codes are empty: there is nothing to play");
         }
         if !(1..=100).contains(&self.bitstamp.book_levels) {
             bail!("bitstamp.book_levels {} is not within 1–100", self.bitstamp.book_levels);

@@ -22,6 +22,7 @@ pub mod metrics;
 mod place;
 pub mod player;
 pub mod seed;
+pub mod series;
 pub mod server;
 pub mod simulation;
 pub mod tape;

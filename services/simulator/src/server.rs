@@ -2,13 +2,13 @@
 //!
 //! `/bitstamp` is Bitstamp's WebSocket, `/bitstamp/api/v2/…` its REST; `/binance/ws[/<stream>…]` and `/binance/stream?streams=…` are Binance's
 //! WebSockets, `/binance/api/v3/…` its REST; `/upbit/websocket/v1` and `/upbit/v1/…` are Upbit's;
-//! `/kis`, `/kis/tryitout[/…]` and `/kis/oauth2/…` are KIS's. Next: `connection.rs`.
+//! `/kis`, `/kis/tryitout[/…]` and `/kis/oauth2/…` are KIS's; `/series/<source>/…` are the sources of monthly series. Next: `connection.rs`.
 
 use crate::connection::{self, Close};
 use crate::faults::FaultBody;
 use crate::market::Venue;
 use crate::simulation::Simulation;
-use crate::{binance, bitstamp, kis, upbit};
+use crate::{binance, bitstamp, kis, series, upbit};
 use anyhow::Context;
 use axum::Router;
 use axum::body::Body;
@@ -156,6 +156,7 @@ fn routes(simulation: Arc<Simulation>) -> Router {
         .route("/kis/tryitout", get(kis_socket))
         .route("/kis/tryitout/{*tr_id}", get(kis_socket))
         .nest("/kis", kis)
+        .nest("/series", series::routes())
         .with_state(simulation)
 }
 

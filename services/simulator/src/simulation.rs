@@ -7,6 +7,7 @@ use crate::faults::{Faults, Refusals};
 use crate::hub::Hub;
 use crate::metrics::SimulatorMetrics;
 use crate::place;
+use crate::series::Sources;
 use crate::tape;
 use crate::truth::Truth;
 use crate::{binance, kis, market::Market, upbit};
@@ -46,6 +47,8 @@ pub struct Simulation {
     pub upbit_ledger: upbit::rest::Ledger,
     /// KIS's customers: their passes and sessions.
     pub kis_ledger: kis::rest::Ledger,
+    /// Sources of monthly series.
+    pub series: Sources,
 }
 
 /// What `GET /status` answers.
@@ -116,6 +119,7 @@ impl Simulation {
             binance_ledger: binance::rest::Ledger::default(),
             upbit_ledger: upbit::rest::Ledger::default(),
             kis_ledger: kis::rest::Ledger::default(),
+            series: Sources::new(&config.series, config.seed)?,
             config,
         }))
     }

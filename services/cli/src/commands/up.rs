@@ -78,6 +78,7 @@ port_flags! {
     simulator "simulator-port",
     simulator_admin "simulator-admin-port",
     tick_producer "tick-producer-port",
+    flow_producer "flow-producer-port",
     processor "processor-port",
     sink "sink-port",
 }
