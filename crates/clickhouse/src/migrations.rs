@@ -38,6 +38,7 @@ migrations! {
     "013_signals_news_reference.sql",
     "014_shadow.sql",
     "015_audit_and_decisions.sql",
+    "016_calendar_changes.sql",
 }
 
 const HISTORY: &str = "CREATE TABLE IF NOT EXISTS schema_migrations \

@@ -12,6 +12,7 @@ use crate::traded::{TradedBar, TradedBars};
 use marketflow_model::{Bar, BarKind, BarSource, Calendar, Feed, Instrument, Interval, Price, Quality, Timestamp, Venue};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 const MINUTE_MICROS: i64 = Interval::ONE_MINUTE.micros();
 
@@ -177,7 +178,7 @@ pub(crate) struct Builder {
     pub(crate) feed: Feed,
     pub(crate) instrument: Instrument,
     /// `None`: its market never closes.
-    calendar: Option<&'static Calendar>,
+    calendar: Option<Arc<Calendar>>,
     pub(crate) head: Head,
     pub(crate) head_touched: bool,
     /// Whether anything changed since the last commit.
@@ -199,7 +200,7 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    pub(crate) fn new(source: BarSource, feed: Feed, instrument: Instrument, sums_flows: bool) -> Self {
+    pub(crate) fn new(source: BarSource, feed: Feed, instrument: Instrument, calendar: &Arc<Calendar>, sums_flows: bool) -> Self {
         let head = Head {
             closed_to: Timestamp::MIN,
             highest_id: None,
@@ -208,7 +209,7 @@ impl Builder {
             last_close: None,
             serves_flows: None,
         };
-        let calendar = Some(Calendar::of_venue(instrument.venue())).filter(|c| !c.is_always_open());
+        let calendar = Some(Arc::clone(calendar)).filter(|c| !c.is_always_open());
         let keeps_trades = source == BarSource::Trades && Venue::named(instrument.venue()).has_cancels();
         Self {
             source,
@@ -240,16 +241,26 @@ impl Builder {
         }
     }
 
+    /// Whether windows end by this calendar, in whichever version.
+    pub(crate) fn follows(&self, calendar: &Calendar) -> bool {
+        self.calendar.as_ref().is_some_and(|mine| mine.name() == calendar.name())
+    }
+
+    /// From here on by this version of its calendar. Nothing it differs in may have been reached.
+    pub(crate) fn follow(&mut self, calendar: &Arc<Calendar>) {
+        self.calendar = Some(Arc::clone(calendar));
+    }
+
     /// The minute a record of this event time counts in.
     fn minute_of(&self, event_time: Timestamp) -> Timestamp {
-        self.calendar.map_or_else(|| event_time.window_open(Interval::ONE_MINUTE), |c| c.minute_of(event_time))
+        self.calendar.as_ref().map_or_else(|| event_time.window_open(Interval::ONE_MINUTE), |c| c.minute_of(event_time))
     }
 
     /// The window of an interval that holds a minute.
     fn window(&self, feed: &FeedTrack, intervals: &[Interval], interval: u8, minute: Timestamp) -> Window {
         let open = minute.window_open(intervals[usize::from(interval)]);
         let end = grid_close(intervals, interval, minute);
-        let Some(calendar) = self.calendar else { return Window { due: end, interval, open, end, until: end } };
+        let Some(calendar) = &self.calendar else { return Window { due: end, interval, open, end, until: end } };
         let stretch = calendar.stretch_of(minute);
         let (open, end) = (open.max(stretch.from), end.min(stretch.to));
         match stretch.session.filter(|s| s.auction.is_some() && open <= s.close && s.close < end) {
@@ -267,12 +278,12 @@ impl Builder {
     /// No window that holds a minute is due later than this after the minute's open, in microseconds.
     pub(crate) fn reach_micros(&self, intervals: &[Interval]) -> i64 {
         let longest = intervals.last().map_or(MINUTE_MICROS, |i| i.micros());
-        longest + self.calendar.map_or(0, Calendar::longest_grace_micros)
+        longest + self.calendar.as_ref().map_or(0, |calendar| calendar.longest_grace_micros())
     }
 
     /// Opens of the minutes without a trade in an open market that a window published now may consist of.
     fn quiet_minutes(&self, intervals: &[Interval], watermark: Timestamp) -> Vec<Timestamp> {
-        let is_open = |m: Timestamp| self.calendar.is_none_or(|c| c.stretch_of(m).session.is_some_and(|s| s.expects(m)));
+        let is_open = |m| self.calendar.as_ref().is_none_or(|c| c.stretch_of(m).session.is_some_and(|s| s.expects(m)));
         let kept = self.slots.iter().filter(|(_, slot)| slot.minute.is_some()).map(|(open, _)| *open);
         let mut traded: Vec<Timestamp> = self.head.last_close.iter().map(|(open, _)| *open).chain(kept).collect();
         traded.sort_unstable();
@@ -418,7 +429,7 @@ impl Builder {
         trade: &Minute,
         out: &mut Vec<Bar>,
     ) {
-        let session = self.calendar.map_or(Timestamp::MIN, |c| c.stretch_of(c.minute_of(event_time)).from);
+        let session = self.calendar.as_ref().map_or(Timestamp::MIN, |c| c.stretch_of(c.minute_of(event_time)).from);
         self.traded_touched = true;
         self.traded.resize_with(kinds.len(), TradedBars::default);
         let mut full = Vec::new();

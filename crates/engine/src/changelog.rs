@@ -1,16 +1,17 @@
 //! State as key-value changes: what a commit writes to the changelog topic, and how a partition is rebuilt from it.
 //!
 //! Kinds of key: a feed's track, an instrument's head, a kept minute with the ids first seen in it, a run of later ids, a run of a minute's trades
-//! one by one, and a bar that trades close. Runs are only ever added, so a commit costs what it changed; a dropped minute leaves tombstones.
+//! one by one, a bar that trades close, and the dates of a calendar that are other than its file says. Runs are only ever added, so a commit costs what it changed; a dropped minute leaves tombstones.
 
 use crate::builder::{Dropped, Head, Slot};
 use crate::feed::FeedTrack;
 use crate::ids::IdRun;
 use crate::kept::KeptRun;
 use crate::partition::{Config, Partition};
-use marketflow_model::{BarKind, BarSource, Feed, Instrument, Timestamp};
+use marketflow_model::{BarKind, BarSource, Calendar, DayHours, Feed, Instrument, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// One changed key; `value: None` deletes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,10 +39,13 @@ pub enum RestoreError {
     /// The changelog was written with other intervals or kinds of bars.
     #[error("changelog was written for other intervals or kinds of bars than the configured ones")]
     Intervals,
+    /// A calendar was changed that is no more, or no more covers the changed dates.
+    #[error("changelog changes dates of the calendar {0} that it does not have")]
+    Calendar(String),
 }
 
 /// Version of keys and values; another one is refused.
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 
 /// First byte of keys that who runs the engine writes to the changelog beside the engine's own, and does not give back to it.
 pub const NOTE: u8 = 0;
@@ -56,6 +60,7 @@ pub(crate) enum Key {
     Traded(BarSource, Feed, Instrument),
     Kept(BarSource, Feed, Instrument, Timestamp, u32),
     Tally(BarSource),
+    Calendar(BarSource, String),
 }
 
 pub(crate) fn encode_key(key: &Key) -> Vec<u8> {
@@ -143,6 +148,12 @@ impl Partition {
                 put(&Key::Tally(*source), Some(encode(tally)));
             }
         }
+        for known in &mut self.calendars {
+            if std::mem::take(&mut known.touched) {
+                let changes = (!known.changes.is_empty()).then(|| encode(&known.changes));
+                put(&Key::Calendar(known.source, known.calendar.name().to_owned()), changes);
+            }
+        }
         if !changes.is_empty() && !std::mem::replace(&mut self.intervals_written, true) {
             changes.push(Change { key: encode_key(&Key::Intervals), value: Some(encode(&self.config.bar_kinds())) });
         }
@@ -191,6 +202,13 @@ impl Partition {
                 let run: KeptRun = postcard::from_bytes(value)?;
                 self.builders[at].slots.entry(open).or_default().kept.get_or_insert_default().restore(number, run);
             }
+            Key::Calendar(source, name) => {
+                let changes: BTreeMap<Timestamp, DayHours> = postcard::from_bytes(value)?;
+                let calendar = Calendar::all().iter().find(|calendar| calendar.name() == name);
+                let changed = calendar.and_then(|calendar| calendar.changed(&changes).ok());
+                let changed = changed.ok_or_else(|| RestoreError::Calendar(name))?;
+                self.put_calendar(source, changes, Arc::new(changed));
+            }
             Key::Tally(source) => self.tallies.push((source, postcard::from_bytes(value)?, false)),
             Key::Traded(source, feed, instrument) => {
                 let at = self.named(source, &feed, &instrument);
@@ -229,5 +247,6 @@ impl Partition {
         for at in std::mem::take(&mut self.touched_builders) {
             self.builders[at].touched = false;
         }
+        self.calendars.iter_mut().for_each(|known| known.touched = false);
     }
 }

@@ -7,7 +7,7 @@
 //! fold), `ids.rs` (de-duplication), `feed.rs` (what is known of a feed), `changelog.rs` (state as key-value changes), `flows.rs` and
 //! `flow_totals.rs` (turnover by aggressor, summed across instruments in two stages), `traded.rs` (bars that what was traded ends), `tally.rs`
 //! (what became of every record), `repartition.rs` (state moved when partitions are added).
-//! Windows end with the session of the venue's calendar (`marketflow_model::Calendar`).
+//! Windows end with the session of the venue's calendar (`marketflow_model::Calendar`), which a control may change.
 //! A cancel or correction folds its minute again from the trades kept one by one (`kept.rs`), where the venue's file says that it has them.
 //!
 //! Next: `schemas/avro/bar.v1.avsc`, then `services/sink/src/tables/bar.rs`.
@@ -28,6 +28,6 @@ mod traded;
 pub use changelog::{Change, NOTE, RestoreError};
 pub use flow_totals::{FlowTotals, PartialOutcome};
 pub use flows::{FlowGroup, FlowScope, FlowSum, METHOD, PartialFlows};
-pub use partition::{Config, Outcome, Partition};
+pub use partition::{Config, Heard, Outcome, Partition};
 pub use repartition::repartition;
 pub use tally::{Tally, Verdict};

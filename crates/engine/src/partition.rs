@@ -9,11 +9,12 @@ use crate::ids::TradeId;
 use crate::minute::Minute;
 use crate::tally::{Tally, Verdict};
 use marketflow_model::{
-    Bar, BarKind, BarSource, Candle, Condition, Control, ControlKind, Feed, FeedState, FlowAggregate, Instrument, InstrumentRef,
-    Interval, Price, Quantity, Source, Timestamp, TradeRef,
+    Bar, BarKind, BarSource, Calendar, CalendarChange, Candle, Condition, Control, ControlKind, DayHours, Feed, FeedState,
+    FlowAggregate, Instrument, InstrumentRef, Interval, Price, Quantity, Source, Timestamp, TradeRef,
 };
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// What the engine is told once. The same for every partition.
 #[derive(Clone, Debug)]
@@ -75,6 +76,15 @@ pub enum Outcome {
     NotSelected(Cow<'static, str>),
 }
 
+/// What became of a control.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Heard {
+    /// It holds from its place in the log on, or held already.
+    Followed,
+    /// It changes nothing, and why.
+    Refused(String),
+}
+
 const OVERFLOW: Outcome = Outcome::Refused(Cow::Borrowed("the minute's sums overflow"));
 
 pub(crate) struct FeedEntry {
@@ -112,6 +122,15 @@ fn touch(touched: &mut Vec<usize>, builder: &mut Builder, at: usize) {
     }
 }
 
+/// A calendar some of whose dates are other than its file says. Kept per source, because each topic says it in its own order.
+pub(crate) struct ChangedCalendar {
+    pub(crate) source: BarSource,
+    /// By the start of the date.
+    pub(crate) changes: BTreeMap<Timestamp, DayHours>,
+    pub(crate) calendar: Arc<Calendar>,
+    pub(crate) touched: bool,
+}
+
 /// The state of one input partition.
 pub struct Partition {
     pub(crate) config: Config,
@@ -126,6 +145,7 @@ pub struct Partition {
     /// The feed of the last record: the next is most often of the same.
     last_feed: usize,
     flows: FlowStage,
+    pub(crate) calendars: Vec<ChangedCalendar>,
     /// What became of the records of each source's topic, and whether that changed since the last commit.
     pub(crate) tallies: Vec<(BarSource, Tally, bool)>,
 }
@@ -147,6 +167,7 @@ impl Partition {
             feed_index: HashMap::new(),
             last_feed: 0,
             flows: FlowStage::default(),
+            calendars: Vec::new(),
             tallies: Vec::new(),
         }
     }
@@ -209,9 +230,66 @@ impl Partition {
 
     /// Takes a control that stands at `offset` of the trades topic ([`BarSource::Trades`]) or the candles topic. Closed bars and gathered
     /// revisions are appended to `out`.
-    pub fn on_control(&mut self, source: BarSource, control: &Control, offset: i64, out: &mut Vec<Bar>) {
+    pub fn on_control(&mut self, source: BarSource, control: &Control, offset: i64, out: &mut Vec<Bar>) -> Heard {
+        if control.kind == ControlKind::CalendarChange {
+            return self.change_calendar(source, control);
+        }
         self.apply(source, control, out);
         self.flows.finish(control.feed.as_str(), offset);
+        Heard::Followed
+    }
+
+    /// From here in the log on, one date of a calendar is another one. Refused once anything at or after the first instant that would change was
+    /// taken or published: what is out stays as it is, and a window is not cut in two.
+    fn change_calendar(&mut self, source: BarSource, control: &Control) -> Heard {
+        let change = match CalendarChange::of_control(control) {
+            Ok(change) => change,
+            Err(error) => return Heard::Refused(error.to_string()),
+        };
+        let known = self.calendars.iter().find(|c| c.source == source && c.calendar.name() == change.calendar.name());
+        let (current, mut changes) =
+            known.map_or((change.calendar, BTreeMap::new()), |known| (&known.calendar, known.changes.clone()));
+        let date = change.calendar.start_of(change.date);
+        if change.hours == DayHours::AsPlanned {
+            changes.remove(&date);
+        } else {
+            changes.insert(date, change.hours);
+        }
+        let changed = match change.calendar.changed(&changes) {
+            Ok(changed) => changed,
+            Err(error) => return Heard::Refused(error.to_string()),
+        };
+        let Some(first) = current.first_difference(&changed) else { return Heard::Followed };
+        let has_reached = |feed: &FeedEntry| {
+            let follow = |at: &&usize| self.builders[**at].follows(current);
+            let has_taken = |at: &usize| self.builders[*at].slots.last_key_value().is_some_and(|(newest, _)| *newest >= first);
+            let mut builders = feed.builders.values().filter(follow).peekable();
+            (feed.track.watermark > first && builders.peek().is_some()) || builders.any(has_taken)
+        };
+        let is_over = |feed: &FeedEntry| feed.track.ended && feed.feed.is_import();
+        if let Some(feed) = self.feeds.iter().find(|feed| feed.source == source && !is_over(feed) && has_reached(feed)) {
+            return Heard::Refused(format!("{} has reached {first}, from when on the calendar would be another one", feed.feed));
+        }
+        self.put_calendar(source, changes, Arc::new(changed));
+        for entry in 0..self.feeds.len() {
+            if self.feeds[entry].source == source {
+                self.find_next_due(entry);
+            }
+        }
+        Heard::Followed
+    }
+
+    /// Lays another version of a calendar under every instrument that follows it.
+    pub(crate) fn put_calendar(&mut self, source: BarSource, changes: BTreeMap<Timestamp, DayHours>, calendar: Arc<Calendar>) {
+        for builder in self.builders.iter_mut().filter(|builder| builder.source == source && builder.follows(&calendar)) {
+            builder.follow(&calendar);
+        }
+        let changed = ChangedCalendar { source, changes, calendar, touched: true };
+        let is_same = |known: &&mut ChangedCalendar| known.source == source && known.calendar.name() == changed.calendar.name();
+        match self.calendars.iter_mut().find(is_same) {
+            Some(known) => *known = changed,
+            None => self.calendars.push(changed),
+        }
     }
 
     /// What the records since the last call add to flows across instruments: partial sums for `crate::FlowTotals`, and the flows of single
@@ -221,7 +299,7 @@ impl Partition {
     }
 
     fn apply(&mut self, source: BarSource, control: &Control, out: &mut Vec<Bar>) {
-        if matches!(control.kind, ControlKind::Unknown | ControlKind::CalendarChange) {
+        if control.kind == ControlKind::Unknown {
             return;
         }
         let entry = self.feed_entry(source, control.feed.as_str());
@@ -719,7 +797,10 @@ impl Partition {
         let feed = &mut self.feeds[entry];
         let instrument = instrument.to_owned();
         let sums_flows = self.config.flows && feed.is_live_trades();
-        self.builders.push(Builder::new(feed.source, feed.feed.clone(), instrument.clone(), sums_flows));
+        let planned = Calendar::of_venue(instrument.venue());
+        let changed = self.calendars.iter().find(|c| c.source == feed.source && c.calendar.name() == planned.name());
+        let calendar = changed.map_or(planned, |changed| &changed.calendar);
+        self.builders.push(Builder::new(feed.source, feed.feed.clone(), instrument.clone(), calendar, sums_flows));
         feed.builders.insert(instrument.clone(), at);
         feed.builder_index.insert(instrument, at);
         at

@@ -20,7 +20,8 @@ pub fn repartition(
 ) -> Result<Vec<(i32, Change)>, RestoreError> {
     let mut moved = Vec::new();
     let mut tracks: BTreeMap<(BarSource, Feed), BTreeMap<i32, FeedTrack>> = BTreeMap::new();
-    let mut kinds = None;
+    // what every partition was told
+    let mut common: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     for (from, records) in (0..).zip(old) {
         for (key, value) in live(records) {
             let (to, value) = match decode_key(&key)? {
@@ -28,8 +29,8 @@ pub fn repartition(
                     tracks.entry((source, feed)).or_default().insert(from, postcard::from_bytes(&value)?);
                     continue;
                 }
-                Key::Intervals => {
-                    kinds = Some((key, value));
+                Key::Intervals | Key::Calendar(..) => {
+                    common.insert(key, value);
                     continue;
                 }
                 // counts records of this partition
@@ -55,7 +56,7 @@ pub fn repartition(
         }
     }
     for to in 0..count {
-        moved.extend(kinds.iter().map(|(key, value)| (to, Change { key: key.clone(), value: Some(value.clone()) })));
+        moved.extend(common.iter().map(|(key, value)| (to, Change { key: key.clone(), value: Some(value.clone()) })));
     }
     for ((source, feed), by_partition) in tracks {
         let key = encode_key(&Key::Feed(source, feed));

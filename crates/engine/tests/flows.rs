@@ -76,7 +76,7 @@ fn apply(partition: &mut Partition, at: usize, record: &Record) {
     let (offset, mut bars) = (i64::try_from(at).unwrap(), Vec::new());
     match record {
         Record::Trade(t) => drop(partition.on_trade(t, offset, &mut bars)),
-        Record::Control(c) => partition.on_control(BarSource::Trades, c, offset, &mut bars),
+        Record::Control(c) => drop(partition.on_control(BarSource::Trades, c, offset, &mut bars)),
     }
 }
 

@@ -62,8 +62,10 @@ fn run(config: &Config, trades: &[Trade], through: i64, mut crashes: Option<&mut
         for at in committed..end {
             let offset = i64::try_from(at).unwrap();
             match at {
-                0 => partition.on_control(BarSource::Trades, &up(), offset, &mut out),
-                at if at == length - 1 => partition.on_control(BarSource::Trades, &heartbeat(through), offset, &mut out),
+                0 => drop(partition.on_control(BarSource::Trades, &up(), offset, &mut out)),
+                at if at == length - 1 => {
+                    partition.on_control(BarSource::Trades, &heartbeat(through), offset, &mut out);
+                }
                 at => {
                     assert!(matches!(partition.on_trade(&trades[at - 1], offset, &mut out), Outcome::Used | Outcome::Duplicate))
                 }

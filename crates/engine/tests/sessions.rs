@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
-use marketflow_engine::{Change, Config, Outcome, Partition};
+use marketflow_engine::{Change, Config, Heard, Outcome, Partition, repartition};
 use marketflow_model::{
-    Bar, BarSource, Condition, Conditions, Control, ControlKind, Feed, FeedState, Instrument, Interval, Quality, Side, Source,
-    Timestamp, Trade,
+    Bar, BarSource, Calendar, CalendarChange, Condition, Conditions, Control, ControlKind, DayHours, Feed, FeedState, Instrument,
+    Interval, Quality, Side, Source, Timestamp, Trade,
 };
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeMap;
 
 const SECOND: i64 = 1_000_000;
 
@@ -71,7 +74,9 @@ fn run_with(config: &Config, log: &[Record], restart: usize) -> Vec<(usize, Bar)
                 let outcome = partition.on_trade(t, i64::try_from(at).unwrap(), &mut out);
                 assert_eq!(outcome, Outcome::Used, "{t:?}");
             }
-            Record::Control(c) => partition.on_control(BarSource::Trades, c, i64::try_from(at).unwrap(), &mut out),
+            Record::Control(c) => {
+                partition.on_control(BarSource::Trades, c, i64::try_from(at).unwrap(), &mut out);
+            }
         }
         bars.extend(out.into_iter().map(|bar| (at, bar)));
         changelog.extend(partition.take_changes());
@@ -252,7 +257,7 @@ fn an_outage_of_90_s_marks_the_touched_bars_gap_then_backfilled() {
     assert_eq!(quarters.iter().map(|m| (m.0.as_str(), m.2)).collect::<Vec<_>>(), [("15:00", 0)]);
     let healed = run(&Config::default(), &log);
     let values = |bars: &[(usize, Bar)]| {
-        let mut last = std::collections::BTreeMap::new();
+        let mut last = BTreeMap::new();
         for (_, b) in bars {
             last.insert((b.instrument.clone(), b.interval, b.open_time), marketflow_oracle::values(b));
         }
@@ -540,4 +545,168 @@ fn a_correction_that_does_not_fit_leaves_its_trade() {
     assert!(matches!(partition.on_trade(&correction, 5_000, &mut bars), Outcome::Refused(_)), "{fitted} fitted");
     partition.on_control(BarSource::Trades, &heartbeat(kst("10:01:00")), 5_001, &mut bars);
     assert_eq!(bars[0].trade_count, i64::try_from(fitted).unwrap() + 2, "the small one still counts");
+}
+
+fn changed(hours: DayHours) -> Control {
+    let calendar = Calendar::of_venue("KRX");
+    CalendarChange { calendar, date: jiff::civil::date(2026, 11, 20), hours }.control(kst("08:00:00"))
+}
+
+fn hours(open: &str, close: &str) -> DayHours {
+    DayHours::Regular { open: kst(open), close: kst(close) }
+}
+
+/// From 11:30 to 12:30, up to 1.5 s out of order: trades until 11:50, closing prints up to half a minute after 12:00, some trades later.
+fn noon(random: &mut ChaCha8Rng) -> (Vec<Record>, Vec<Trade>) {
+    let mut trades = Vec::new();
+    let mut at = kst("11:30:00");
+    while at < kst("12:25:00") {
+        let id = i64::try_from(trades.len()).unwrap();
+        let symbol = if id % 3 == 0 { "000660" } else { "005930" };
+        if at < kst("11:50:00") || at > kst("12:03:30") {
+            trades.push(trade(symbol, id, at, random.random_range(70_000..71_000)));
+        }
+        at = at.plus_micros(random.random_range(1..40 * SECOND));
+    }
+    for (id, symbol) in [(9_000, "005930"), (9_001, "000660")] {
+        trades.push(trade(symbol, id, kst("12:00:00").plus_micros(random.random_range(0..30 * SECOND)), 70_500));
+    }
+    trades.sort_by_key(|trade| (trade.event_time, trade.sequence));
+    let mut arrivals: Vec<(Timestamp, Record)> = Vec::new();
+    for trade in &trades {
+        arrivals.push((trade.event_time.plus_micros(random.random_range(0..3 * SECOND / 2)), Record::Trade(trade.clone())));
+    }
+    let mut beat = kst("11:30:00");
+    while beat <= kst("12:40:00") {
+        arrivals.push((beat, Record::Control(heartbeat(beat.plus_micros(-2 * SECOND)))));
+        beat = beat.plus_micros(5 * SECOND);
+    }
+    arrivals.sort_by_key(|(at, _)| *at);
+    let begin = Record::Control(up(kst("09:00:00")));
+    (std::iter::once(begin).chain(arrivals.into_iter().map(|(_, record)| record)).collect(), trades)
+}
+
+fn plain(bars: &[(usize, Bar)]) -> Vec<Bar> {
+    bars.iter().map(|(_, bar)| bar.clone()).collect()
+}
+
+#[test]
+fn an_early_close_holds_from_wherever_it_stands_and_however_often() {
+    let early = Record::Control(changed(hours("09:00:00", "12:00:00")));
+    let krx = Calendar::of_venue("KRX");
+    let by = krx.changed(&BTreeMap::from([(kst("00:00:00"), hours("09:00:00", "12:00:00"))])).unwrap();
+    for seed in 0..4 {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let (log, trades) = noon(&mut random);
+        let is_before = |record: &Record| match record {
+            Record::Trade(trade) => trade.event_time < kst("11:49:00"),
+            Record::Control(control) => control.clock < kst("11:49:00"),
+        };
+        let last = log.iter().rposition(is_before).unwrap();
+        let with = |places: &[usize]| {
+            let mut log = log.clone();
+            for place in places {
+                log.insert(*place, early.clone());
+            }
+            log
+        };
+        let once = with(&[0]);
+        let bars = run(&Config::default(), &once);
+        let expected = marketflow_oracle::recompute_by(&trades, &Interval::STANDARD, |_| &by);
+        let differences = marketflow_oracle::differences(&expected, bars.iter().map(|(_, bar)| bar), 5);
+        assert_eq!(differences, Vec::<String>::new(), "seed {seed}");
+        for (at, bar) in bars.iter().filter(|(_, bar)| bar.open_time == kst("12:00:00")) {
+            let Record::Control(control) = &once[*at] else { panic!("published by a trade: {bar:?}") };
+            assert!(control.complete_through >= Some(kst("12:00:35")), "seed {seed}: before the grace of the close: {bar:?}");
+            assert_eq!((bar.trade_count, bar.revision), (1, 0), "seed {seed}: the closing print alone: {bar:?}");
+        }
+        let place = random.random_range(0..=last);
+        for places in [vec![place], vec![place, last, log.len()], vec![0, place, place + 1]] {
+            assert_eq!(plain(&run(&Config::default(), &with(&places))), plain(&bars), "seed {seed}: said at {places:?}");
+        }
+        // said, taken back, and said again
+        let mut undone = with(&[0, last]);
+        undone.insert(place + 1, Record::Control(changed(DayHours::AsPlanned)));
+        assert_eq!(plain(&run(&Config::default(), &undone)), plain(&bars), "seed {seed}: taken back at {place}");
+        let without = run(&Config::default(), &log);
+        assert_ne!(plain(&without), plain(&bars), "seed {seed}: the change changes nothing");
+        // the other topic's calendar is its own
+        let mut partition = Partition::new(Config::default());
+        partition.on_control(BarSource::Candles, &changed(hours("09:00:00", "12:00:00")), 0, &mut Vec::new());
+        let mut out = Vec::new();
+        for (record, offset) in log.iter().zip(0..) {
+            match record {
+                Record::Trade(trade) => drop(partition.on_trade(trade, offset, &mut out)),
+                Record::Control(control) => drop(partition.on_control(BarSource::Trades, control, offset, &mut out)),
+            }
+        }
+        assert_eq!(out, plain(&without), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_change_of_what_was_reached_already_is_refused_and_changes_nothing() {
+    let early = changed(hours("09:00:00", "12:00:00"));
+    let reached =
+        |partition: &mut Partition, control: &Control| partition.on_control(BarSource::Trades, control, 100, &mut Vec::new());
+    let after = |trade_at: &str, beat: &str| {
+        let mut partition = Partition::new(Config::default());
+        partition.on_control(BarSource::Trades, &up(kst("09:00:00")), 0, &mut Vec::new());
+        partition.on_trade(&trade("005930", 1, kst(trade_at), 70_000), 1, &mut Vec::new());
+        partition.on_control(BarSource::Trades, &heartbeat(kst(beat)), 2, &mut Vec::new());
+        partition.take_changes();
+        partition
+    };
+    // the auction of the early close begins at 11:50
+    assert_eq!(reached(&mut after("11:49:59", "11:50:00"), &early), Heard::Followed);
+    for (trade_at, beat) in [("11:50:01", "11:49:59"), ("11:49:59", "11:50:01"), ("11:49:59", "21:00:00")] {
+        let mut partition = after(trade_at, beat);
+        let refused = reached(&mut partition, &early);
+        assert!(
+            matches!(&refused, Heard::Refused(why) if why.starts_with("kis has reached 2026-11-20T02:50:00Z")),
+            "{refused:?}"
+        );
+        assert_eq!(partition.take_changes(), [], "nothing of it is kept");
+    }
+    // one that is known already is followed at any time, and so is one of a day to come, in the state that was restored too
+    let mut partition = after("09:30:00", "09:31:00");
+    assert_eq!(reached(&mut partition, &early), Heard::Followed);
+    let changes = partition.take_changes();
+    let mut partition = Partition::restore(Config::default(), changes.clone()).unwrap();
+    assert_eq!(partition.take_changes(), []);
+    reached(&mut partition, &heartbeat(kst("21:00:00")));
+    assert_eq!(reached(&mut partition, &early), Heard::Followed);
+    let tomorrow = CalendarChange { date: jiff::civil::date(2026, 11, 23), ..CalendarChange::of_control(&early).unwrap() };
+    let closed = CalendarChange { hours: DayHours::Closed, ..tomorrow };
+    assert_eq!(reached(&mut partition, &closed.control(kst("08:00:00"))), Heard::Followed);
+    // what no calendar can be
+    let odd = Control { feed: Feed::new("calendar:nowhere"), ..early.clone() };
+    assert_eq!(reached(&mut partition, &odd), Heard::Refused("calendar nowhere: there is no such calendar".into()));
+
+    // a partition that is added knows it too
+    let moved = repartition(vec![changes], 2, |_| 0).unwrap();
+    let of_new = moved.into_iter().filter(|(to, _)| *to == 1).map(|(_, change)| change);
+    let mut new = Partition::restore(Config::default(), of_new).unwrap();
+    new.on_trade(&trade("000660", 1, kst("11:49:00"), 70_000), 0, &mut Vec::new());
+    new.on_trade(&trade("000660", 2, kst("12:00:20"), 70_000), 1, &mut Vec::new());
+    let mut out = Vec::new();
+    new.on_control(BarSource::Trades, &heartbeat(kst("12:00:34")), 2, &mut out);
+    assert!(out.iter().all(|bar| bar.open_time != kst("12:00:00")), "before the grace of its close: {out:?}");
+}
+
+#[test]
+fn a_holiday_declared_makes_no_session_and_one_taken_back_makes_one() {
+    let quiet = |log: &[Record]| {
+        let config = Config { emit_empty: true, ..Config::default() };
+        run(&config, log).iter().filter(|(_, bar)| bar.quality == Quality::NoTrades).count()
+    };
+    let mut log = vec![Record::Control(up(kst("07:00:00")))];
+    log.push(Record::Trade(trade("005930", 1, kst("07:00:10"), 70_000)));
+    log.push(Record::Control(heartbeat(kst("07:30:00"))));
+    log.push(Record::Control(heartbeat(kst("21:00:00"))));
+    assert!(quiet(&log) >= 381, "each minute without a trade of a normal day: {}", quiet(&log));
+    log.insert(1, Record::Control(changed(DayHours::Closed)));
+    assert_eq!(quiet(&log), 0);
+    log.insert(2, Record::Control(changed(hours("09:00:00", "15:30:00"))));
+    assert!(quiet(&log) >= 381);
 }

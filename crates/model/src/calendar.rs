@@ -3,20 +3,24 @@
 //! A [`Session`] is a stretch of trading without a pause, such as KRX 09:00–15:30. A calendar knows sessions inside the dates its file covers;
 //! outside of them it knows none and says so ([`Calendar::session_of`] gives `None`).
 //!
+//! What a notice of the exchange changes meanwhile is a [`CalendarChange`]: one date, told in-band by a control of kind `CalendarChange`, laid over
+//! the file ([`Calendar::changed`]).
+//!
 //! Next: `crates/engine/src/builder.rs`, where a bar's window ends with the session.
 
-use crate::{Interval, Timestamp};
+use crate::{Control, ControlKind, Feed, FeedState, Interval, Timestamp};
 use jiff::civil::{Date, Time, Weekday};
 use jiff::tz::TimeZone;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 const MINUTE_MICROS: i64 = Interval::ONE_MINUTE.micros();
 const DAY_MICROS: i64 = 1440 * MINUTE_MICROS;
 
 /// What kind of trading a session holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionKind {
     /// The main session; only its minutes are expected to hold trades.
@@ -97,11 +101,11 @@ pub struct Stretch {
 }
 
 /// When a venue trades.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Calendar {
-    name: String,
+    /// As it was read.
+    file: Arc<File>,
     zone: TimeZone,
-    venues: Vec<String>,
     covers: Option<(Date, Date)>,
     longest_grace_micros: i64,
     /// In order of time, without overlap; empty for a market that never closes.
@@ -116,22 +120,152 @@ pub struct CalendarError {
     problem: String,
 }
 
-static CALENDARS: LazyLock<Vec<Calendar>> = LazyLock::new(|| {
+/// What one date becomes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum DayHours {
+    /// What the calendar's file says.
+    AsPlanned,
+    /// No session opens on it.
+    Closed,
+    /// The regular session trades from `open` to `close` (exclusive).
+    Regular {
+        /// First instant.
+        open: Timestamp,
+        /// End; the closing print has it.
+        close: Timestamp,
+    },
+}
+
+/// A date of a calendar that is to be other than its file says.
+///
+/// As a [`Control`]: `feed` is `calendar:<name>`; `from` and `to` are the regular session's open and close with `state` up, and the ends of the local
+/// date with `state` down (closed) or unknown (as the file says).
+#[derive(Clone, Debug)]
+pub struct CalendarChange {
+    /// Of which calendar, as its file says.
+    pub calendar: &'static Arc<Calendar>,
+    /// Which local date.
+    pub date: Date,
+    /// What becomes of it.
+    pub hours: DayHours,
+}
+
+/// What the feed of a calendar's changes begins with.
+const CALENDAR_FEED: &str = "calendar:";
+
+impl CalendarChange {
+    /// The change as producers write it. `clock`: the injected clock.
+    pub fn control(&self, clock: Timestamp) -> Control {
+        let (state, from, to) = match self.hours {
+            DayHours::Regular { open, close } => (FeedState::Up, open, close),
+            DayHours::Closed => (FeedState::Down, self.calendar.start_of(self.date), self.calendar.end_of(self.date)),
+            DayHours::AsPlanned => (FeedState::Unknown, self.calendar.start_of(self.date), self.calendar.end_of(self.date)),
+        };
+        let feed = Feed::new(&format!("{CALENDAR_FEED}{}", self.calendar.name()));
+        Control { state, from: Some(from), to: Some(to), ..Control::new(ControlKind::CalendarChange, feed, clock) }
+    }
+
+    /// Reads a control of kind `CalendarChange`.
+    ///
+    /// # Errors
+    /// A calendar nobody knows or that has no days, a date it does not cover, hours that cannot be.
+    pub fn of_control(control: &Control) -> Result<Self, CalendarError> {
+        let name = control.feed.as_str().strip_prefix(CALENDAR_FEED).unwrap_or(control.feed.as_str());
+        let error = |problem: &str| CalendarError { name: name.to_owned(), problem: problem.to_owned() };
+        let calendar = CALENDARS.iter().find(|c| c.name() == name).ok_or_else(|| error("there is no such calendar"))?;
+        let from = control.from.ok_or_else(|| error("the change does not say from when"))?;
+        let date = local_date(&calendar.zone, from).ok_or_else(|| error("the change is of no date"))?;
+        let hours = match (control.state, control.to) {
+            (FeedState::Unknown, _) => DayHours::AsPlanned,
+            (FeedState::Down, _) => DayHours::Closed,
+            (FeedState::Up, Some(close)) => DayHours::Regular { open: from, close },
+            (FeedState::Up, None) => return Err(error("the change does not say to when")),
+        };
+        let change = Self { calendar, date, hours };
+        calendar.changed(&BTreeMap::from([(calendar.start_of(date), hours)]))?;
+        Ok(change)
+    }
+}
+
+static CALENDARS: LazyLock<Vec<Arc<Calendar>>> = LazyLock::new(|| {
     [include_str!("../calendars/always.toml"), include_str!("../calendars/fx.toml"), include_str!("../calendars/krx.toml")]
         .into_iter()
-        .map(|text| Calendar::parse(text).expect("the calendars in this crate are checked by its tests"))
+        .map(|text| Arc::new(Calendar::parse(text).expect("the calendars in this crate are checked by its tests")))
         .collect()
 });
 
 impl Calendar {
     /// The calendar of a venue; a venue no calendar names never closes.
-    pub fn of_venue(venue: &str) -> &'static Self {
-        CALENDARS.iter().find(|c| c.venues.iter().any(|v| v == venue)).unwrap_or(&CALENDARS[0])
+    pub fn of_venue(venue: &str) -> &'static Arc<Self> {
+        CALENDARS.iter().find(|c| c.file.venues.iter().any(|v| v == venue)).unwrap_or(&CALENDARS[0])
     }
 
     /// Every calendar there is.
-    pub fn all() -> &'static [Self] {
+    pub fn all() -> &'static [Arc<Self>] {
         &CALENDARS
+    }
+
+    /// The calendar with these dates other than its file says, by the start of the date ([`Calendar::start_of`]).
+    ///
+    /// A day with other hours keeps its closing auction as long before the close as planned, and its other sessions as far as they do not overlap the
+    /// regular one; those before it only where that opens as planned. A day the file has no sessions for is a normal one otherwise.
+    ///
+    /// # Errors
+    /// A calendar without days, a date it does not cover, hours that are empty, not on whole minutes, or leave the date.
+    pub fn changed(&self, changes: &BTreeMap<Timestamp, DayHours>) -> Result<Self, CalendarError> {
+        let error = |problem| CalendarError { name: self.name().to_owned(), problem };
+        let Some((first, last)) = self.covers.filter(|_| self.file.week.is_none()) else {
+            return Err(error("it has no days that could be changed".to_owned()));
+        };
+        let mut changed = self.clone();
+        for (start, hours) in changes {
+            let date = local_date(&self.zone, *start).filter(|date| first <= *date && *date <= last);
+            let date = date.ok_or_else(|| error(format!("{start} is outside of {first} to {last}")))?;
+            let day = self.file.day(&self.zone, date, *hours).map_err(error)?;
+            if let Some(bad) = day.iter().find(|s| {
+                s.open >= s.close
+                    || !on_a_minute(s.open)
+                    || !on_a_minute(s.close)
+                    || s.open < self.start_of(date)
+                    || s.last_minute_close() > self.end_of(date)
+            }) {
+                return Err(error(format!("a session from {} to {} does not fit into {date}", bad.open, bad.close)));
+            }
+            let range = changed.sessions.partition_point(|s| s.date < date)..changed.sessions.partition_point(|s| s.date <= date);
+            changed.sessions.splice(range, day);
+        }
+        Ok(changed)
+    }
+
+    /// The first instant from which on two versions of a calendar are not the same any more; `None` where they are.
+    pub fn first_difference(&self, other: &Self) -> Option<Timestamp> {
+        let same = self.sessions.iter().zip(&other.sessions).take_while(|(mine, theirs)| mine == theirs).count();
+        let (mine, theirs) = (self.sessions.get(same), other.sessions.get(same));
+        match (mine, theirs) {
+            (Some(mine), Some(theirs)) if mine.open == theirs.open => {
+                let first = |s: &Session| s.auction.unwrap_or(s.close).min(s.close);
+                Some(first(mine).min(first(theirs)))
+            }
+            _ => mine.into_iter().chain(theirs).map(|session| session.open).min(),
+        }
+    }
+
+    /// The regular session of a normal trading day that is this date, whatever its file says of it; `None` outside of what it covers, and for one
+    /// that has no days.
+    pub fn normal_hours(&self, date: Date) -> Option<(Timestamp, Timestamp)> {
+        let (first, last) = self.covers.filter(|_| self.file.week.is_none())?;
+        let day = self.file.pattern_day(&self.zone, date, true).ok().filter(|_| first <= date && date <= last)?;
+        day.into_iter().find(|s| s.kind == SessionKind::Regular).map(|s| (s.open, s.close))
+    }
+
+    /// First instant of a local date.
+    pub fn start_of(&self, date: Date) -> Timestamp {
+        self.instant(date, Time::midnight())
+    }
+
+    /// Last instant of a local date (exclusive).
+    pub fn end_of(&self, date: Date) -> Timestamp {
+        date.tomorrow().map_or(Timestamp::MAX, |next| self.start_of(next))
     }
 
     /// Reads a calendar file; `calendars/krx.toml` shows every key.
@@ -146,7 +280,7 @@ impl Calendar {
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.file.name
     }
 
     /// The zone its local times are in.
@@ -192,8 +326,7 @@ impl Calendar {
 
     /// Opens of the minutes of a local date in which an actively traded instrument is expected to trade.
     pub fn expected_slots(&self, date: Date) -> Vec<Timestamp> {
-        let start = self.instant(date, Time::midnight());
-        let end = date.tomorrow().map_or(Timestamp::MAX, |d| self.instant(d, Time::midnight()));
+        let (start, end) = (self.start_of(date), self.end_of(date));
         // a session may have opened days before: a week of foreign exchange is one
         let first = date.checked_sub(jiff::Span::new().days(7)).unwrap_or(date);
         let sessions = if self.is_always_open() { self.sessions(date, date) } else { self.sessions(first, date) };
@@ -225,9 +358,18 @@ impl Calendar {
         self.sessions.partition_point(|s| s.open <= at).checked_sub(1).map(|last| self.sessions[last])
     }
 
-    fn instant(&self, date: Date, time: Time) -> Timestamp {
+    /// The instant of a local time.
+    pub fn instant(&self, date: Date, time: Time) -> Timestamp {
         instant(&self.zone, date, time)
     }
+}
+
+fn local_date(zone: &TimeZone, at: Timestamp) -> Option<Date> {
+    jiff::Timestamp::from_microsecond(at.micros()).ok().map(|at| at.to_zoned(zone.clone()).date())
+}
+
+fn on_a_minute(at: Timestamp) -> bool {
+    at.window_open(Interval::ONE_MINUTE) == at
 }
 
 fn instant(zone: &TimeZone, date: Date, time: Time) -> Timestamp {
@@ -251,7 +393,7 @@ fn utc_day(at: Timestamp) -> Session {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 struct File {
     name: String,
@@ -277,7 +419,7 @@ struct File {
 }
 
 /// One session a week.
-#[derive(Deserialize)]
+#[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 struct Week {
     /// On Sunday.
@@ -286,7 +428,7 @@ struct Week {
     close: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 struct Pattern {
     name: String,
@@ -295,7 +437,7 @@ struct Pattern {
     sessions: Vec<Hours>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 struct Hours {
     kind: SessionKind,
@@ -323,7 +465,7 @@ impl File {
         let mut sessions = Vec::new();
         if let Some((from, to)) = covers {
             for date in from.series(jiff::Span::new().days(1)).take_while(|d| *d <= to) {
-                self.add_sessions(&zone, date, &mut sessions)?;
+                sessions.extend(self.day(&zone, date, DayHours::AsPlanned)?);
             }
         }
         for pair in sessions.windows(2) {
@@ -331,16 +473,56 @@ impl File {
                 return Err(format!("sessions overlap on {}", pair[1].date));
             }
         }
-        let on_a_minute = |t: Timestamp| t.window_open(Interval::ONE_MINUTE) == t;
         if let Some(odd) = sessions.iter().find(|s| s.open >= s.close || !on_a_minute(s.open) || !on_a_minute(s.close)) {
             return Err(format!("a session on {} is empty or not on whole minutes", odd.date));
         }
         let longest_grace_micros = self.grace_seconds.max(self.grace_halted_seconds) * 1_000_000;
-        Ok(Calendar { longest_grace_micros, name: self.name, zone, venues: self.venues, covers, sessions })
+        Ok(Calendar { longest_grace_micros, file: Arc::new(self), zone, covers, sessions })
     }
 
-    fn add_sessions(&self, zone: &TimeZone, date: Date, out: &mut Vec<Session>) -> Result<(), String> {
-        let session = |kind, open, close, auction| Session {
+    /// The sessions that open on a date.
+    fn day(&self, zone: &TimeZone, date: Date, hours: DayHours) -> Result<Vec<Session>, String> {
+        match hours {
+            DayHours::Closed => Ok(Vec::new()),
+            DayHours::AsPlanned => self.planned_day(zone, date),
+            DayHours::Regular { open, close } => Ok(with_hours(self.pattern_day(zone, date, false)?, open, close)),
+        }
+    }
+
+    fn planned_day(&self, zone: &TimeZone, date: Date) -> Result<Vec<Session>, String> {
+        if let Some(week) = &self.week {
+            if date.weekday() != Weekday::Sunday {
+                return Ok(Vec::new());
+            }
+            let friday = date.checked_add(jiff::Span::new().days(5)).map_err(|e| e.to_string())?;
+            let (open, close) = (instant(zone, date, read(&week.open)?), instant(zone, friday, read(&week.close)?));
+            return Ok(vec![self.session(SessionKind::Regular, date, open, close, None)]);
+        }
+        if matches!(date.weekday(), Weekday::Saturday | Weekday::Sunday) || self.closed.contains_key(&date.to_string()) {
+            return Ok(Vec::new());
+        }
+        self.pattern_day(zone, date, false)
+    }
+
+    /// A date as its pattern says, also where it is none of trading; `normal`: though it may be a special one.
+    fn pattern_day(&self, zone: &TimeZone, date: Date, normal: bool) -> Result<Vec<Session>, String> {
+        let key = date.to_string();
+        let pattern = match self.special.get(&key).filter(|_| !normal) {
+            Some(name) => self.pattern.iter().find(|p| p.name == *name),
+            // dates are ISO 8601, so the order of texts is the order of dates
+            None => self.pattern.iter().rfind(|p| p.from.as_ref().is_some_and(|from| *from <= key)),
+        };
+        let pattern = pattern.ok_or_else(|| format!("no pattern for {key}"))?;
+        let at = |text: &String| read(text).map(|time| instant(zone, date, time));
+        let session = |hours: &Hours| {
+            let auction = hours.auction.as_ref().map(at).transpose()?;
+            Ok(self.session(hours.kind, date, at(&hours.open)?, at(&hours.close)?, auction))
+        };
+        pattern.sessions.iter().map(session).collect()
+    }
+
+    fn session(&self, kind: SessionKind, date: Date, open: Timestamp, close: Timestamp, auction: Option<Timestamp>) -> Session {
+        Session {
             kind,
             date,
             open,
@@ -348,32 +530,27 @@ impl File {
             auction,
             grace_micros: self.grace_seconds * 1_000_000,
             grace_halted_micros: self.grace_halted_seconds * 1_000_000,
-        };
-        if let Some(week) = &self.week {
-            if date.weekday() == Weekday::Sunday {
-                let friday = date.checked_add(jiff::Span::new().days(5)).map_err(|e| e.to_string())?;
-                let (open, close) = (instant(zone, date, read(&week.open)?), instant(zone, friday, read(&week.close)?));
-                out.push(session(SessionKind::Regular, open, close, None));
-            }
-            return Ok(());
         }
-        let key = date.to_string();
-        if matches!(date.weekday(), Weekday::Saturday | Weekday::Sunday) || self.closed.contains_key(&key) {
-            return Ok(());
-        }
-        let pattern = match self.special.get(&key) {
-            Some(name) => self.pattern.iter().find(|p| p.name == *name),
-            // dates are ISO 8601, so the order of texts is the order of dates
-            None => self.pattern.iter().rfind(|p| p.from.as_ref().is_some_and(|from| *from <= key)),
-        };
-        let pattern = pattern.ok_or_else(|| format!("no pattern for {key}"))?;
-        for hours in &pattern.sessions {
-            let at = |text: &String| read(text).map(|time| instant(zone, date, time));
-            let auction = hours.auction.as_ref().map(at).transpose()?;
-            out.push(session(hours.kind, at(&hours.open)?, at(&hours.close)?, auction));
-        }
-        Ok(())
     }
+}
+
+/// A day whose regular session is at other hours.
+fn with_hours(mut day: Vec<Session>, open: Timestamp, close: Timestamp) -> Vec<Session> {
+    let Some(place) = day.iter().position(|s| s.kind == SessionKind::Regular) else { return day };
+    let planned = day[place];
+    let regular = &mut day[place];
+    (regular.open, regular.close) = (open, close);
+    regular.auction = planned.auction.map(|auction| close.plus_micros(-planned.close.micros_since(auction)).max(open));
+    let end = regular.last_minute_close();
+    for later in &mut day[place + 1..] {
+        later.open = later.open.max(end);
+    }
+    let stays = |(at, session): &(usize, Session)| match at.cmp(&place) {
+        Ordering::Less => open == planned.open,
+        Ordering::Equal => true,
+        Ordering::Greater => session.open < session.close,
+    };
+    day.into_iter().enumerate().filter(stays).map(|(_, session)| session).collect()
 }
 
 #[cfg(test)]
@@ -516,7 +693,7 @@ mod tests {
     #[test]
     fn a_market_that_never_closes_has_one_session_a_day() {
         let always = Calendar::of_venue("BITSTAMP");
-        assert!(always.is_always_open() && std::ptr::eq(always, Calendar::of_venue("ELSEWHERE")));
+        assert!(always.is_always_open() && Arc::ptr_eq(always, Calendar::of_venue("ELSEWHERE")));
         assert_eq!(always.expected_slots(date("2026-11-21")).len(), 1440);
         assert!(always.is_open(at("2026-11-21T23:59:59.999999Z")));
         assert_eq!(always.session_of(at("2026-11-21T23:59:59Z")).map(|s| s.open), Some(at("2026-11-21T00:00:00Z")));
@@ -541,6 +718,84 @@ mod tests {
             let without = Calendar::parse(&text.replace(&zone, "time_zone = \"Nowhere/Else\"")).unwrap();
             assert_eq!(without.zone().iana_name(), None);
             assert_eq!(without.sessions, known.sessions);
+        }
+    }
+
+    #[test]
+    fn one_date_is_changed_and_no_other() {
+        let krx = Calendar::of_venue("KRX");
+        let day = date("2026-12-24");
+        let hours = |open: &str, close: &str| DayHours::Regular {
+            open: at(&format!("2026-12-24T{open}:00+09:00")),
+            close: at(&format!("2026-12-24T{close}:00+09:00")),
+        };
+        let first = |time: &str| Some(at(&format!("2026-12-24T{time}:00+09:00")));
+        for (hours, sessions, slots, differs) in [
+            (DayHours::Closed, 0, 0, first("08:30")),
+            (DayHours::AsPlanned, 4, 381, None),
+            (hours("09:00", "15:30"), 4, 381, None),
+            (hours("10:00", "15:30"), 3, 321, first("08:30")),
+            (hours("09:00", "12:00"), 4, 171, first("11:50")),
+            (hours("10:00", "16:30"), 2, 381, first("08:30")), // nothing is left of the closing-price session
+        ] {
+            let changed = krx.changed(&BTreeMap::from([(krx.start_of(day), hours)])).unwrap();
+            assert_eq!((changed.sessions(day, day).len(), changed.expected_slots(day).len()), (sessions, slots), "{hours:?}");
+            assert_eq!((krx.first_difference(&changed), changed.first_difference(krx)), (differs, differs), "{hours:?}");
+            let others = |c: &Calendar| [c.sessions(Date::MIN, date("2026-12-23")), c.sessions(date("2026-12-25"), Date::MAX)];
+            assert_eq!(others(&changed), others(krx), "{hours:?}");
+            for pair in changed.sessions.windows(2) {
+                assert!(pair[0].last_minute_close() <= pair[1].open, "{pair:?}");
+            }
+            let change = CalendarChange { calendar: krx, date: day, hours };
+            let read = CalendarChange::of_control(&change.control(Timestamp::MIN)).unwrap();
+            assert_eq!((read.calendar.name(), read.date, read.hours), ("krx", day, hours));
+        }
+        // a holiday of the file, and a Sunday
+        for day in ["2026-12-25", "2026-12-27"] {
+            let (open, close) = krx.normal_hours(date(day)).unwrap();
+            let trading = krx.changed(&BTreeMap::from([(krx.start_of(date(day)), DayHours::Regular { open, close })])).unwrap();
+            assert_eq!(krx.expected_slots(date(day)), []);
+            assert_eq!(trading.expected_slots(date(day)).len(), 381, "{day}");
+        }
+        assert_eq!(krx.normal_hours(date("2028-01-03")), None);
+        assert_eq!(Calendar::of_venue("FX").normal_hours(day), None);
+    }
+
+    #[test]
+    fn a_change_that_cannot_be_is_refused() {
+        let krx = Calendar::of_venue("KRX");
+        let hours = |open: &str, close: &str| CalendarChange {
+            calendar: krx,
+            date: date("2026-12-24"),
+            hours: DayHours::Regular { open: at(open), close: at(close) },
+        };
+        let good = hours("2026-12-24T10:00:00+09:00", "2026-12-24T15:30:00+09:00").control(Timestamp::MIN);
+        assert!(CalendarChange::of_control(&good).is_ok());
+        let elsewhere = |feed: &str| Control { feed: Feed::new(feed), ..good.clone() };
+        for (control, problem) in [
+            (elsewhere("kis"), "there is no such calendar"),
+            (elsewhere("calendar:nowhere"), "there is no such calendar"),
+            (elsewhere("calendar:fx"), "it has no days that could be changed"),
+            (elsewhere("calendar:24/7"), "it has no days that could be changed"),
+            (Control { from: None, ..good.clone() }, "the change does not say from when"),
+            (Control { to: None, ..good.clone() }, "the change does not say to when"),
+            (Control { from: Some(at("2028-12-24T10:00:00+09:00")), ..good.clone() }, "is outside of 2023-01-01 to 2027-12-31"),
+            (Control { from: Some(Timestamp::MIN), ..good.clone() }, "the change is of no date"),
+            (
+                hours("2026-12-24T15:30:00+09:00", "2026-12-24T10:00:00+09:00").control(Timestamp::MIN),
+                "does not fit into 2026-12-24",
+            ),
+            (
+                hours("2026-12-24T10:00:30+09:00", "2026-12-24T15:30:00+09:00").control(Timestamp::MIN),
+                "does not fit into 2026-12-24",
+            ),
+            (
+                hours("2026-12-24T10:00:00+09:00", "2026-12-25T00:00:00+09:00").control(Timestamp::MIN),
+                "does not fit into 2026-12-24",
+            ),
+        ] {
+            let refused = CalendarChange::of_control(&control).unwrap_err();
+            assert!(refused.problem.contains(problem), "{refused}, not {problem}");
         }
     }
 

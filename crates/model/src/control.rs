@@ -22,7 +22,7 @@ pub enum ControlKind {
     GapAbandoned,
     /// Trading halted or resumed.
     Halt,
-    /// A calendar takes effect.
+    /// A date of a calendar is other than its file says, from here in the log on: [`crate::CalendarChange`].
     CalendarChange,
     /// The feed is over: nothing follows; all its windows close.
     End,
@@ -63,7 +63,7 @@ pub struct Control {
     pub from: Option<Timestamp>,
     /// End of what is spoken of (exclusive).
     pub to: Option<Timestamp>,
-    /// For [`ControlKind::FeedState`] and [`ControlKind::Halt`] (down = halted).
+    /// For [`ControlKind::FeedState`], [`ControlKind::Halt`] (down = halted) and [`ControlKind::CalendarChange`] (up = these hours, down = closed).
     pub state: FeedState,
     /// Why, in words for people.
     pub reason: Option<String>,

@@ -21,7 +21,7 @@ mod trade;
 mod venue;
 
 pub use bar::{Bar, BarSource, Quality};
-pub use calendar::{Calendar, CalendarError, Session, SessionKind, Stretch};
+pub use calendar::{Calendar, CalendarChange, CalendarError, DayHours, Session, SessionKind, Stretch};
 pub use candle::Candle;
 pub use control::{Control, ControlKind, FeedState};
 pub use decimal::{Amount, DecimalError, Price, Quantity, SeriesValue, Turnover, parse_scaled};

@@ -1,7 +1,7 @@
 //! Turnover by aggressor, recomputed: every trade that counts is added to its instrument, venue, asset class and the globe, minute by minute.
 
 use crate::{by_minute, half_even};
-use marketflow_model::{FlowAggregate, Side, Timestamp, Trade, Venue};
+use marketflow_model::{Calendar, FlowAggregate, Side, Timestamp, Trade, Venue};
 use std::collections::BTreeMap;
 
 /// A flow's identity: scope, name, currency, start of the minute.
@@ -21,7 +21,7 @@ pub struct ExpectedFlow {
 /// Recomputes the flows of every minute and scope of the given trades, which are those of one feed; what counts is as for bars.
 pub fn recompute_flows(trades: &[Trade]) -> BTreeMap<FlowKey, ExpectedFlow> {
     let mut flows: BTreeMap<FlowKey, ExpectedFlow> = BTreeMap::new();
-    for ((instrument, minute), trades) in by_minute(trades) {
+    for ((instrument, minute), trades) in by_minute(trades, |venue| Calendar::of_venue(venue)) {
         let venue = Venue::named(instrument.venue());
         let exact = |side| -> i128 {
             let of_side = trades.iter().filter(|(_, trade)| trade.side == side);

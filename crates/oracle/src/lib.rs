@@ -47,14 +47,26 @@ pub type BarKey = (Instrument, u16, Timestamp);
 /// # Panics
 /// Never: an average of prices is a price.
 pub fn recompute(trades: &[Trade], intervals: &[Interval]) -> BTreeMap<BarKey, ExpectedBar> {
-    let kept = by_minute(trades);
+    recompute_by(trades, intervals, |venue| Calendar::of_venue(venue))
+}
+
+/// The same where venues trade by other calendars than their files'.
+///
+/// # Panics
+/// Never, as [`recompute`].
+pub fn recompute_by<'c>(
+    trades: &[Trade],
+    intervals: &[Interval],
+    calendar_of: impl Fn(&str) -> &'c Calendar,
+) -> BTreeMap<BarKey, ExpectedBar> {
+    let kept = by_minute(trades, &calendar_of);
     let mut bars: BTreeMap<BarKey, (ExpectedBar, i128)> = BTreeMap::new();
     for ((instrument, minute), mut trades) in kept {
         trades.sort_by(|(a_arrival, a), (b_arrival, b)| match (a.sequence, b.sequence) {
             (Some(x), Some(y)) if x != y => x.cmp(&y),
             _ => (a.event_time, a_arrival).cmp(&(b.event_time, b_arrival)),
         });
-        let session_from = Calendar::of_venue(instrument.venue()).stretch_of(Timestamp::from_micros(minute * 60_000_000)).from;
+        let session_from = calendar_of(instrument.venue()).stretch_of(Timestamp::from_micros(minute * 60_000_000)).from;
         for interval in intervals {
             let length = i64::from(interval.minutes());
             let open_time = Timestamp::from_micros(minute.div_euclid(length) * length * 60_000_000).max(session_from);
@@ -99,7 +111,10 @@ pub fn recompute(trades: &[Trade], intervals: &[Interval]) -> BTreeMap<BarKey, E
 }
 
 /// Trades that count, with their place in the list, by instrument and minute.
-fn by_minute(trades: &[Trade]) -> BTreeMap<(Instrument, i64), Vec<(usize, &Trade)>> {
+fn by_minute<'t, 'c>(
+    trades: &'t [Trade],
+    calendar_of: impl Fn(&str) -> &'c Calendar,
+) -> BTreeMap<(Instrument, i64), Vec<(usize, &'t Trade)>> {
     let named = |trade: &Trade| trade.trade_id.clone().map(|id| (trade.instrument.clone(), id));
     // a size of zero counts nowhere, and venues whose file does not say so have no cancels
     let is_believed = |trade: &Trade| {
@@ -112,7 +127,7 @@ fn by_minute(trades: &[Trade]) -> BTreeMap<(Instrument, i64), Vec<(usize, &Trade
     let corrected: BTreeMap<_, _> = corrections.filter_map(|(arrival, trade)| Some((named(trade)?, arrival))).collect();
     let mut seen_ids = BTreeSet::new();
     let mut seen_rows = BTreeSet::new();
-    let mut kept: BTreeMap<(Instrument, i64), Vec<(usize, &Trade)>> = BTreeMap::new();
+    let mut kept: BTreeMap<(Instrument, i64), Vec<(usize, &'t Trade)>> = BTreeMap::new();
     for (arrival, trade) in trades.iter().enumerate() {
         if !is_believed(trade) {
             continue;
@@ -128,7 +143,7 @@ fn by_minute(trades: &[Trade]) -> BTreeMap<(Instrument, i64), Vec<(usize, &Trade
         {
             continue;
         }
-        let minute = Calendar::of_venue(trade.instrument.venue()).minute_of(trade.event_time).micros().div_euclid(60_000_000);
+        let minute = calendar_of(trade.instrument.venue()).minute_of(trade.event_time).micros().div_euclid(60_000_000);
         kept.entry((trade.instrument.clone(), minute)).or_default().push((arrival, trade));
     }
     kept

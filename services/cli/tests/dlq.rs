@@ -1,5 +1,5 @@
 //! `marketflow dlq` on real Kafka, registry, ClickHouse, processor and sink: what was set aside takes effect once when it is redriven, for the consumer
-//! that set it aside and for no other; decisions are kept.
+//! that set it aside and for no other; decisions are kept. And, on the same stack, `marketflow calendar`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,6 +9,7 @@ use marketflow_kafka::{Outgoing, Producer, ProducerSettings};
 use marketflow_model::{Control, ControlKind, Feed, FeedState, Side, Source, Timestamp, Trade};
 use marketflow_testkit::{TestStack, eventually};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -35,11 +36,15 @@ fn trade(id: i64, second: i64, size: &str) -> Trade {
 }
 
 fn command(stack: &TestStack, arguments: &[&str]) -> Command {
+    let mut command = marketflow(stack);
+    command.arg("dlq").args(arguments);
+    command
+}
+
+fn marketflow(stack: &TestStack) -> Command {
     let addresses = stack.addresses();
     let mut command = Command::new(env!("CARGO_BIN_EXE_marketflow"));
     command
-        .arg("dlq")
-        .args(arguments)
         .env("MARKETFLOW__KAFKA__BOOTSTRAP_SERVERS", addresses.kafka)
         .env("MARKETFLOW__REGISTRY__URL", addresses.registry)
         .env("LANG", "C")
@@ -101,6 +106,7 @@ async fn what_was_set_aside_is_redriven_once_or_discarded() -> anyhow::Result<()
     a_schema_that_was_unknown_is_registered(&mut stack).await?;
     what_is_set_aside_again_is_a_new_one(&stack).await?;
     two_at_once_redrive_once(&stack).await?;
+    a_changed_day_is_told_to_every_partition_and_shown(&stack).await?;
     stack.stop().await;
     Ok(())
 }
@@ -237,5 +243,56 @@ async fn two_at_once_redrive_once(stack: &TestStack) -> anyhow::Result<()> {
     .await?;
     let again = letters.iter().filter(|letter| letter["headers"].to_string().contains(&place)).count();
     assert_eq!(again, 1, "{letters:?}");
+    Ok(())
+}
+
+async fn a_changed_day_is_told_to_every_partition_and_shown(stack: &TestStack) -> anyhow::Result<()> {
+    let calendar = |arguments: &str| -> Value {
+        let output = marketflow(stack).arg("calendar").args(arguments.split(' ')).arg("--json").output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "calendar {arguments} ended with {}\n{out}\n{err}", output.status);
+        serde_json::from_str(&out).unwrap()
+    };
+    let shown = || calendar("show --venue KRX --from 2026-12-28 --to 2026-12-30");
+    let regular = |day: &Value| {
+        let sessions = day["sessions"].as_array().unwrap();
+        let session = sessions.iter().find(|session| session["kind"] == "regular")?;
+        Some(format!("{} {}", text(session, "open"), text(session, "close")))
+    };
+    let days = |shown: &Value| shown.as_array().unwrap().iter().map(&regular).collect::<Vec<_>>();
+    let normal = || Some("09:00 15:30".to_owned());
+    assert_eq!(days(&shown()), [normal(), normal(), normal()]);
+    let early = calendar("early-close KRX 2026-12-30 --close 12:00");
+    assert_eq!((regular(&early), &early["changed"]), (Some("09:00 12:00".to_owned()), &Value::from(true)));
+    calendar("early-close KRX 2026-12-30 --close 12:00");
+    calendar("add-holiday KRX 2026-12-28 --reason temporary");
+    calendar("late-open KRX 2026-12-29 --open 10:00");
+    let changed = shown();
+    assert_eq!(days(&changed), [None, Some("10:00 15:30".to_owned()), Some("09:00 12:00".to_owned())]);
+    assert_eq!(changed[0]["reason"], "temporary");
+    for topic in [topics::TRADES, topics::CANDLES] {
+        let controls = stack.read::<Control>(topic).await?.into_iter();
+        let controls: Vec<_> = controls.filter(|located| located.record.kind == ControlKind::CalendarChange).collect();
+        let partitions: BTreeSet<i32> = controls.iter().map(|located| located.partition).collect();
+        assert_eq!(controls.len(), 4 * partitions.len(), "each of four to each partition of {topic}");
+    }
+    let day = "SELECT kind, formatDateTime(open_time, '%H:%i', 'Asia/Seoul'), formatDateTime(close_time, '%H:%i', 'Asia/Seoul'), \
+               formatDateTime(auction_time, '%H:%i', 'Asia/Seoul'), expected_slots FROM sessions WHERE calendar = 'krx' AND date";
+    until(stack, &format!("{day} = '2026-12-30'"), "regular\t09:00\t12:01\t11:50\t171").await?;
+    until(stack, &format!("{day} = '2026-12-28'"), "").await?;
+    calendar("remove-holiday KRX 2026-12-28");
+    calendar("reset KRX 2026-12-29");
+    calendar("reset KRX 2026-12-30");
+    assert_eq!(days(&shown()), [normal(), normal(), normal()]);
+    until(stack, &format!("{day} = '2026-12-30' AND kind = 'regular'"), "regular\t09:00\t15:31\t15:20\t381").await?;
+    for (arguments, problem) in [
+        ("late-open KRX 2026-12-29 --open 16:00", "does not fit into 2026-12-29"),
+        ("add-holiday KRX 2031-01-01", "is outside of"),
+        ("add-holiday UPBIT 2026-12-29", "no days that could be changed"),
+    ] {
+        let output = marketflow(stack).arg("calendar").args(arguments.split(' ')).output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(64) && err.contains(problem), "{arguments}: {} {err}", output.status);
+    }
     Ok(())
 }

@@ -2,9 +2,10 @@
 
 use crate::outputs::Outputs;
 use marketflow_contract::{AvroRecord, Schema, decode_trade, topics};
-use marketflow_engine::{Outcome, Partition, Verdict};
+use marketflow_engine::{Heard, Outcome, Partition, Verdict};
 use marketflow_kafka::{DecodeError, Decoder, Record};
 use marketflow_model::{Bar, BarSource, Candle, Control, ControlKind, Envelope, EnvelopeClass};
+use tracing::warn;
 
 /// How this consumer signs what it sets aside, and which redriven records it takes.
 pub(crate) const CONSUMER: &str = "processor";
@@ -32,8 +33,12 @@ pub(crate) fn apply(
     } else if let Some(value) = record.value() {
         match outcome(partition, source, value, record.offset(), decoder, bars) {
             Ok(Handled::Data(outcome)) => settle(record, outcome, outputs),
-            Ok(Handled::Control(kind)) => {
+            Ok(Handled::Control(kind, heard)) => {
                 outputs.control(control_name(kind));
+                if let Heard::Refused(reason) = heard {
+                    warn!(topic = record.topic(), partition = record.partition(), reason, "a change of the calendar is refused");
+                    outputs.control("calendar_change_refused");
+                }
                 Verdict::Control
             }
             Err(error) if error.is_retriable() => return Err(error),
@@ -52,7 +57,7 @@ pub(crate) fn apply(
 
 enum Handled {
     Data(Outcome),
-    Control(ControlKind),
+    Control(ControlKind, Heard),
 }
 
 fn outcome(
@@ -69,8 +74,8 @@ fn outcome(
         (Schema::Candle, BarSource::Candles) => Ok(Handled::Data(partition.on_candle(&Candle::decode(&body)?, offset, bars))),
         (Schema::Control, _) => {
             let control = Control::decode(&body)?;
-            partition.on_control(source, &control, offset, bars);
-            Ok(Handled::Control(control.kind))
+            let heard = partition.on_control(source, &control, offset, bars);
+            Ok(Handled::Control(control.kind, heard))
         }
         (other, _) => {
             let wanted = if source == BarSource::Candles { Schema::Candle } else { Schema::Trade };

@@ -4,8 +4,8 @@ use anyhow::ensure;
 use marketflow_contract::topics;
 use marketflow_kafka::{Outgoing, Producer, ProducerSettings};
 use marketflow_model::{
-    Bar, BarKind, Control, ControlKind, Envelope, EnvelopeClass, Feed, FeedState, FlowAggregate, Instrument, Interval, Quality,
-    Timestamp, Trade,
+    Bar, BarKind, Calendar, CalendarChange, Control, ControlKind, DayHours, Envelope, EnvelopeClass, Feed, FeedState,
+    FlowAggregate, Instrument, Interval, Quality, Timestamp, Trade,
 };
 use marketflow_testkit::{RandomWalk, TestStack, eventually};
 use std::collections::BTreeMap;
@@ -41,6 +41,7 @@ async fn processor() -> anyhow::Result<()> {
     a_broker_that_is_killed_is_waited_for(&stack).await?;
     flows_equal_the_oracle_though_the_processor_is_killed(&stack).await?;
     unfinished_bars_are_shown_and_are_no_results(&stack).await?;
+    an_early_close_is_kept_though_the_processor_is_killed(&stack).await?;
     stack.stop().await;
     Ok(())
 }
@@ -224,4 +225,59 @@ async fn unfinished_bars_are_shown_and_are_no_results(stack: &TestStack) -> anyh
     ensure!(results.iter().all(|bar| bar.interval.interval().is_none()), "no window has closed: {results:?}");
     ensure!(stack.metrics("processor").await?.sum("marketflow_live_bars_total", &[("outcome", "sent")]) > 0.0);
     Ok(())
+}
+
+/// Told twice before it holds, and once more when the day is over; a change that comes too late is refused and changes nothing.
+async fn an_early_close_is_kept_though_the_processor_is_killed(stack: &TestStack) -> anyhow::Result<()> {
+    let (krx, noon) = (Calendar::of_venue("KRX"), Feed::new("noon"));
+    let at = |time: &str| Timestamp::parse(&format!("2026-12-30T{time}+09:00"));
+    let early = |close: &str| -> anyhow::Result<CalendarChange> {
+        let hours = DayHours::Regular { open: at("09:00:00")?, close: at(close)? };
+        Ok(CalendarChange { calendar: krx, date: jiff::civil::date(2026, 12, 30), hours })
+    };
+    let change = early("12:00:00")?;
+    let beat = async |through: Timestamp| stack.send_control(&Control { feed: noon.clone(), ..heartbeat(through) }).await;
+    let open = at("09:00:00")?;
+    let up = Control { state: FeedState::Up, from: Some(open), ..Control::new(ControlKind::FeedState, noon.clone(), open) };
+    stack.send_control(&up).await?;
+    stack.send_control(&change.control(open)).await?;
+    stack.parts.crash("processor")?;
+    stack.send_control(&change.control(open)).await?;
+    let instruments = [Instrument::new("KRX", "005930")?, Instrument::new("KRX", "000660")?];
+    let trades: Vec<Trade> = RandomWalk::new(17, noon.clone(), &instruments, at("11:40:00")?, 2).take(3_000).collect();
+    let (auction, close, print) = (at("11:50:00")?, at("12:00:00")?, at("12:00:30")?);
+    let before: Vec<Trade> = trades.iter().filter(|trade| trade.event_time < auction).cloned().collect();
+    let prints: Vec<Trade> = trades.into_iter().filter(|trade| close <= trade.event_time && trade.event_time < print).collect();
+    ensure!(!before.is_empty() && !prints.is_empty());
+    stack.send_trades(before.clone()).await?;
+    beat(at("11:59:00")?).await?;
+    stack.parts.crash("processor")?;
+    stack.send_trades(prints.clone()).await?;
+    beat(at("12:00:34")?).await?;
+    beat(at("12:00:35")?).await?;
+    // the day is over by now: what is known is followed, what is new is refused
+    stack.send_control(&change.control(open)).await?;
+    stack.send_control(&early("11:30:00")?.control(open)).await?;
+    beat(at("13:00:00")?).await?;
+
+    let all: Vec<Trade> = before.into_iter().chain(prints).collect();
+    let changed = krx.changed(&BTreeMap::from([(krx.start_of(change.date), change.hours)]))?;
+    let expected = marketflow_oracle::recompute_by(&all, &Interval::STANDARD, |_| &changed);
+    let bars = eventually(PATIENCE, async || {
+        let bars = stack.read::<Bar>(topics::BARS).await?.into_iter().map(|located| located.record);
+        let bars: Vec<Bar> = bars.filter(|bar| bar.feed == noon && bar.interval.interval().is_some()).collect();
+        let differences = marketflow_oracle::differences(&expected, &bars, 3);
+        ensure!(differences.is_empty(), "{differences:?}");
+        Ok(bars)
+    })
+    .await?;
+    ensure!(bars.iter().all(|bar| bar.revision == 0), "{bars:?}");
+    ensure!(bars.iter().filter(|bar| bar.open_time == close).count() == 6, "the print is in bars of its own: {bars:?}");
+    eventually(PATIENCE, async || {
+        let refused = [("kind", "calendar_change_refused")];
+        let refused = stack.metrics("processor").await?.sum("marketflow_controls_total", &refused);
+        ensure!(refused >= 1.0, "no partition has refused what came too late");
+        Ok(())
+    })
+    .await
 }

@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod backfill;
 pub mod bars;
+pub mod calendar;
 mod candle_producer;
 pub mod completion;
 mod connection;
@@ -69,6 +70,7 @@ commands! {
     Explain(explain),
     Audit(audit),
     Replay(replay),
+    Calendar(calendar),
     Tail(tail),
     Dlq(dlq),
     Sql(sql),
