@@ -5,10 +5,11 @@
 
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a panic is how a test fails")]
 
+mod agreement;
+
+use agreement::{check_agreement, read, write};
 use apache_avro::Schema as AvroSchema;
-use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
-use apache_avro::writer::datum::GenericDatumWriter;
 use marketflow_contract::{AvroRecord, DecodeError, Schema, resolve};
 use marketflow_model::{
     Amount, Bar, BarKind, BarSource, Candle, Condition, Conditions, Control, ControlKind, Envelope, EnvelopeClass, Feed,
@@ -19,7 +20,6 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 use std::fmt::Debug;
-use std::io::{self, Read};
 
 trait Record: AvroRecord + PartialEq + Debug + serde::Serialize + serde::de::DeserializeOwned {
     const EXAMPLE: &'static str;
@@ -157,18 +157,6 @@ fn apply(damage: &Damage, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Accepted by us means accepted by apache-avro with the same content. The reverse holds but for what Avro does not know: the grammar of
-/// instruments and intervals, the precision of decimals, and numbers of more than 64 bits, which apache-avro cuts.
-fn check_agreement<R: Record>(body: &[u8]) {
-    match (R::decode(body), read(R::SCHEMA.parsed(), body)) {
-        (Ok(record), Ok(value)) => assert_eq!(R::decode(&write(R::SCHEMA.parsed(), value)).unwrap(), record),
-        (Ok(record), Err(error)) => panic!("only we accept {record:?}: {error}"),
-        (Err(_), Err(_)) => {}
-        (Err(DecodeError::BadText { .. } | DecodeError::BadDecimal(_) | DecodeError::BadLength(_)), Ok(_)) => {}
-        (Err(error), Ok(value)) => panic!("only we refuse {value:?}: {error}"),
-    }
-}
-
 fn check_resolution<R: Record>() {
     let schema: Json = serde_json::from_str(R::SCHEMA.text()).unwrap();
     let example = R::example();
@@ -300,23 +288,6 @@ fn avro_value(schema: &AvroSchema, json: &Json) -> Value {
 fn shortest(value: i128) -> Vec<u8> {
     let width = (1..16).find(|width| (-(1i128 << (8 * width - 1))..1i128 << (8 * width - 1)).contains(&value)).unwrap_or(16);
     value.to_be_bytes()[16 - width..].to_vec()
-}
-
-fn write(schema: &AvroSchema, value: Value) -> Vec<u8> {
-    GenericDatumWriter::builder(schema).build().unwrap().write_value_to_vec(value).unwrap()
-}
-
-/// Reads a whole body; the end of the body inside a field is an error (apache-avro takes a plain end of input for null).
-fn read(schema: &AvroSchema, body: &[u8]) -> Result<Value, String> {
-    struct Whole<'a>(&'a [u8]);
-    impl Read for Whole<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            if self.0.is_empty() { Err(io::Error::other("end of body")) } else { self.0.read(buffer) }
-        }
-    }
-    let mut rest = Whole(body);
-    let value = GenericDatumReader::builder(schema).build().unwrap().read_value(&mut rest).map_err(|e| e.to_string())?;
-    if rest.0.is_empty() { Ok(value) } else { Err(format!("{} bytes follow", rest.0.len())) }
 }
 
 /// A field's default in the record's JSON form.

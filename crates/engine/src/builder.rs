@@ -29,6 +29,8 @@ pub(crate) enum Reason {
     Halt,
     Cancel,
     Correction,
+    /// A provider's candles, where no trades feed covers the window.
+    NotCovered,
 }
 
 impl Reason {
@@ -46,6 +48,7 @@ impl Reason {
             Self::Halt => "halt",
             Self::Cancel => "cancel",
             Self::Correction => "correction",
+            Self::NotCovered => "no trades feed covers the window",
         }
     }
 }
@@ -62,6 +65,8 @@ pub(crate) struct Published {
     pub(crate) dirty: Option<Reason>,
     /// Whether records came since, or were taken back: whatever it is published again for, its values are other ones.
     pub(crate) has_new_records: bool,
+    /// Of candles: not published, because trades cover the window.
+    pub(crate) is_left: bool,
 }
 
 /// A kept minute: its fold, what was published of the windows that open at it, and the ids seen in it.
@@ -110,6 +115,7 @@ impl Slot {
                 quality: Quality::Unknown,
                 dirty: None,
                 has_new_records: false,
+                is_left: false,
             });
             self.published.len() - 1
         });
@@ -119,23 +125,36 @@ impl Slot {
 
 /// A window: its place on the interval's grid, cut at the edges of the session.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Window {
+pub(crate) struct Window {
     /// The watermark that publishes it.
-    due: Timestamp,
+    pub(crate) due: Timestamp,
     /// Position in the configured intervals.
-    interval: u8,
+    pub(crate) interval: u8,
     /// Its first minute.
-    open: Timestamp,
+    pub(crate) open: Timestamp,
     /// End of its minutes (exclusive).
     end: Timestamp,
     /// End of the event times that can still count in it (exclusive): later than `end` where a closing print may be delayed.
     until: Timestamp,
 }
 
+/// Whether trades cover a window of candles.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Cover {
+    /// They do: their bar is the instrument's.
+    Covered,
+    /// There is a feed of trades, and it does not.
+    NotCovered,
+    /// A feed of trades is not as far yet.
+    Undecided,
+    /// There is no feed of trades.
+    Alone,
+}
+
 /// What outlives the windows: small, written with every touched commit.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Head {
-    /// Windows that close at or before this have been published (if they hold anything).
+    /// Where windows without a trade are published too: those that close at or before this have been.
     pub(crate) closed_to: Timestamp,
     /// Highest numeric venue id.
     pub(crate) highest_id: Option<i64>,
@@ -183,7 +202,13 @@ pub(crate) struct Builder {
     pub(crate) head_touched: bool,
     /// Whether anything changed since the last commit.
     pub(crate) touched: bool,
-    pub(crate) slots: BTreeMap<Timestamp, Slot>,
+    /// Boxed: most nodes of the map hold few.
+    pub(crate) slots: BTreeMap<Timestamp, Box<Slot>>,
+    /// Windows that are due at or before this and hold anything have been published, or wait for a revision. Follows from the slots:
+    /// [`Timestamp::MIN`] is always right, and costs.
+    published_to: Timestamp,
+    /// The watermark at which it has something to publish or to drop, as its feed's queue has it; [`Timestamp::MAX`]: none.
+    pub(crate) due: Timestamp,
     /// Slots dropped since the last commit.
     pub(crate) dropped: Vec<Dropped>,
     /// Windows to publish again: (close, interval, open). Follows from the slots.
@@ -220,6 +245,8 @@ impl Builder {
             head_touched: false,
             touched: false,
             slots: BTreeMap::new(),
+            published_to: Timestamp::MIN,
+            due: Timestamp::MAX,
             dropped: Vec::new(),
             dirty: BTreeSet::new(),
             traded: Vec::new(),
@@ -316,17 +343,19 @@ impl Builder {
     /// The minute of an event time and those beside it: a request interface may round.
     fn neighbours(&self, event_time: Timestamp) -> impl Iterator<Item = (&Timestamp, &Slot)> {
         let minute = self.minute_of(event_time);
-        self.slots.range(minute.plus_micros(-MINUTE_MICROS)..=minute.plus_micros(MINUTE_MICROS))
+        let kept = self.slots.range(minute.plus_micros(-MINUTE_MICROS)..=minute.plus_micros(MINUTE_MICROS));
+        kept.map(|(open, slot)| (open, &**slot))
     }
 
-    /// Folds one record into its minute; marks published windows that hold it for a revision. Returns when its
-    /// first window is due where the minute is new.
+    /// Folds one record into its minute; marks published windows that hold it for a revision. Returns when there is something to do next where
+    /// the minute is new.
     pub(crate) fn fold(
         &mut self,
         feed: &FeedTrack,
-        intervals: &[Interval],
+        config: &Config,
         Incoming { event_time, minute, id, row }: Incoming<'_>,
     ) -> (Fold, Option<Timestamp>) {
+        let intervals = &config.intervals;
         let open = self.minute_of(event_time);
         let kept = self.keeps_trades.then(|| KeptTrade::of(id, &minute));
         let slot = self.slots.entry(open).or_default();
@@ -350,9 +379,17 @@ impl Builder {
         if open < self.head.closed_to && self.head.last_close.is_some_and(|(at, _)| at <= open) {
             self.head.last_close = close.map(|close| (open, close));
         }
-        let closed_to = self.head.closed_to;
-        let due = || indices(intervals).map(|i| self.window(feed, intervals, i, open).due).filter(|due| *due > closed_to).min();
-        (Fold::Used, if is_new_minute { due() } else { None })
+        let due = || {
+            let windows = indices(intervals).map(|i| self.window(feed, intervals, i, open).due);
+            windows.filter(|due| *due > feed.watermark).min().unwrap_or_else(|| self.drops_at(feed, config, open))
+        };
+        (Fold::Used, is_new_minute.then(due))
+    }
+
+    /// When a minute is dropped, unless something holds it then.
+    fn drops_at(&self, feed: &FeedTrack, config: &Config, minute: Timestamp) -> Timestamp {
+        let longest = indices(&config.intervals).last().expect("at least one interval is configured");
+        self.window(feed, &config.intervals, longest, minute).until.plus_micros(config.allowed_lateness_micros)
     }
 
     /// The minute that holds the trade of this id; a cancel or correction carries its event time.
@@ -408,13 +445,16 @@ impl Builder {
 
     /// Marks the published windows that hold a minute to be published again.
     fn mark_published(&mut self, feed: &FeedTrack, intervals: &[Interval], open: Timestamp, reason: Reason) {
-        let closed_to = self.head.closed_to;
-        if open >= closed_to {
+        if open >= feed.watermark {
             return;
         }
         for interval in indices(intervals) {
             let window = self.window(feed, intervals, interval, open);
-            if window.due <= closed_to || self.published(interval, window.open).is_some_and(|p| p.revision >= 0) {
+            let published = self.published(interval, window.open);
+            if published.is_some_and(|p| p.is_left) {
+                continue;
+            }
+            if window.due <= feed.watermark || published.is_some_and(|p| p.revision >= 0) {
                 self.mark(intervals, interval, window.open, reason);
             }
         }
@@ -474,78 +514,143 @@ impl Builder {
         self.dirty.insert((grid_close(intervals, interval, open), interval, open));
     }
 
-    /// Publishes every window that is due at the watermark for the first time. Returns when the next one is due.
-    pub(crate) fn close_through(
+    /// Windows that are due at the watermark and not published yet, in the order they come out.
+    pub(crate) fn due_windows(&self, feed: &FeedTrack, config: &Config, watermark: Timestamp) -> BTreeSet<Window> {
+        let intervals = &config.intervals;
+        let kept = self.slots.range(..watermark).filter(|(_, slot)| slot.minute.is_some());
+        let quiet = if config.emit_empty { self.quiet_minutes(intervals, watermark) } else { Vec::new() };
+        let minutes = kept.map(|(open, _)| *open).chain(quiet);
+        minutes.flat_map(|minute| self.unpublished(feed, intervals, minute)).filter(|window| window.due <= watermark).collect()
+    }
+
+    /// Publishes windows for the first time.
+    pub(crate) fn close(
         &mut self,
         feed: &FeedTrack,
         config: &Config,
+        windows: impl IntoIterator<Item = (Window, Cover)>,
         watermark: Timestamp,
         out: &mut Vec<Bar>,
-    ) -> Option<Timestamp> {
-        let intervals = &config.intervals;
-        let closed_to = self.head.closed_to;
-        let mut due: BTreeSet<Window> = BTreeSet::new();
-        let kept = self.slots.range(closed_to.plus_micros(-self.reach_micros(intervals))..watermark);
-        let quiet = if config.emit_empty { self.quiet_minutes(intervals, watermark) } else { Vec::new() };
-        for minute in kept.filter(|(_, slot)| slot.minute.is_some()).map(|(open, _)| *open).chain(quiet) {
-            for interval in indices(intervals) {
-                let window = self.window(feed, intervals, interval, minute);
-                let is_due = window.due > closed_to && window.due <= watermark;
-                if is_due && self.published(interval, window.open).is_none_or(|p| p.revision < 0) {
-                    due.insert(window);
-                }
-            }
-        }
-        for window in due {
+    ) {
+        let mut closed_to = watermark;
+        for (window, cover) in windows {
             if config.emit_empty
                 && window.interval == 0
                 && let Some(minute) = self.slots.get(&window.open).and_then(|slot| slot.minute.as_ref())
             {
                 self.head.last_close = Some((window.open, minute.close));
             }
-            self.publish(feed, intervals, window, None, out);
+            match cover {
+                Cover::Alone => self.publish(feed, &config.intervals, window, None, out),
+                Cover::NotCovered => self.publish(feed, &config.intervals, window, Some(Reason::NotCovered), out),
+                Cover::Covered => self.leave(window),
+                Cover::Undecided => closed_to = closed_to.min(window.due.plus_micros(-1)),
+            }
         }
-        if watermark > closed_to {
-            self.head.closed_to = watermark;
+        self.published_to = self.published_to.max(closed_to);
+        if config.emit_empty && closed_to > self.head.closed_to {
+            self.head.closed_to = closed_to;
             self.head_touched = true;
         }
-        self.next_due(feed, config)
+    }
+
+    /// Trades have this window.
+    fn leave(&mut self, window: Window) {
+        let published = self.slots.entry(window.open).or_default().publication(window.interval);
+        (published.is_left, published.dirty) = (true, None);
+        published.has_new_records = false;
+    }
+
+    /// The quality of what was published of this window last; `None`: nothing.
+    pub(crate) fn has_published(&self, window: Window) -> Option<Quality> {
+        self.published(window.interval, window.open).filter(|p| p.revision >= 0).map(|p| p.quality)
+    }
+
+    /// Windows of candles that wait to be published, though none of them ever was.
+    pub(crate) fn waiting_windows(&self, feed: &FeedTrack, intervals: &[Interval]) -> Vec<Window> {
+        let is_new = |window: &Window| self.published(window.interval, window.open).is_some_and(|p| p.revision < 0);
+        self.dirty.iter().map(|(_, index, open)| self.window(feed, intervals, *index, *open)).filter(is_new).collect()
+    }
+
+    /// Marks the windows that were left to trades, where those do not cover them any more.
+    pub(crate) fn take_back(&mut self, intervals: &[Interval], windows: &[Window]) {
+        for window in windows {
+            self.mark(intervals, window.interval, window.open, Reason::NotCovered);
+            self.slots.entry(window.open).or_default().publication(window.interval).is_left = false;
+        }
+    }
+
+    /// Windows that were left to trades.
+    pub(crate) fn left_windows(&self, feed: &FeedTrack, intervals: &[Interval]) -> Vec<Window> {
+        let left = |p: &&Published| p.is_left;
+        let of_slot = self.slots.iter().flat_map(|(open, slot)| slot.published.iter().filter(left).map(|p| (p.interval, *open)));
+        of_slot.map(|(index, open)| self.window(feed, intervals, index, open)).collect()
+    }
+
+    /// The windows that hold a minute and are still to be published for the first time.
+    fn unpublished(&self, feed: &FeedTrack, intervals: &[Interval], minute: Timestamp) -> impl Iterator<Item = Window> {
+        let published_to = self.published_to.max(self.head.closed_to);
+        let window = move |interval| self.window(feed, intervals, interval, minute);
+        let is_new = move |window: &Window| {
+            window.due > published_to
+                && self.published(window.interval, window.open).is_none_or(|p| p.revision < 0 && p.dirty.is_none() && !p.is_left)
+        };
+        indices(intervals).map(window).filter(is_new)
     }
 
     /// When the next window that holds a trade and is not yet published is due.
     pub(crate) fn next_due_with_trades(&self, feed: &FeedTrack, intervals: &[Interval]) -> Option<Timestamp> {
-        let closed_to = self.head.closed_to;
-        self.slots
-            .range(closed_to.plus_micros(-self.reach_micros(intervals))..)
-            .filter(|(_, slot)| slot.minute.is_some())
-            .flat_map(|(open, _)| indices(intervals).map(|i| self.window(feed, intervals, i, *open).due))
-            .filter(|due| *due > closed_to)
-            .min()
+        let kept = self.slots.iter().filter(|(_, slot)| slot.minute.is_some());
+        kept.flat_map(|(open, _)| self.unpublished(feed, intervals, *open)).map(|window| window.due).min()
     }
 
-    /// When the next window that is not yet published is due.
+    /// The watermark at which there is something to publish or to drop; what a gap or a revision holds back is looked at when that is over.
     pub(crate) fn next_due(&self, feed: &FeedTrack, config: &Config) -> Option<Timestamp> {
         let closed_to = self.head.closed_to;
-        let kept = self.next_due_with_trades(feed, &config.intervals);
         let carries = self.head.last_close.is_some_and(|(open, _)| closed_to.micros_since(open) <= CARRY_LIMIT_MICROS);
         let quiet =
             (config.emit_empty && carries).then(|| closed_to.window_open(Interval::ONE_MINUTE).plus_micros(MINUTE_MICROS));
-        kept.into_iter().chain(quiet).min()
+        let droppable = self.slots.keys().find(|open| !self.is_held(feed, &config.intervals, **open));
+        // what may not be dropped yet, because candles are behind, is looked at again each minute
+        let later = || feed.watermark.window_open(Interval::ONE_MINUTE).plus_micros(MINUTE_MICROS);
+        let drop =
+            droppable.map(|open| self.drops_at(feed, config, *open)).map(|at| if at > feed.watermark { at } else { later() });
+        self.next_due_with_trades(feed, &config.intervals).into_iter().chain(quiet).chain(drop).min()
     }
 
-    /// Publishes revisions of the windows marked since the last control, those that an open gap pins excepted.
-    pub(crate) fn publish_revisions(&mut self, feed: &FeedTrack, intervals: &[Interval], out: &mut Vec<Bar>) {
+    /// Whether an open gap or a revision to come holds a minute's longest window.
+    fn is_held(&self, feed: &FeedTrack, intervals: &[Interval], minute: Timestamp) -> bool {
+        let longest = indices(intervals).last().expect("at least one interval is configured");
+        let window = self.window(feed, intervals, longest, minute);
+        feed.pins(&self.instrument, window.open, window.until)
+            || self.dirty.iter().any(|(_, _, at)| window.open <= *at && *at < window.end)
+    }
+
+    /// Publishes revisions of the windows marked since the last control, those that an open gap pins excepted. `covers`: of windows of candles
+    /// that were never published, whether trades cover them.
+    pub(crate) fn publish_revisions(
+        &mut self,
+        feed: &FeedTrack,
+        intervals: &[Interval],
+        covers: &[(Window, Cover)],
+        out: &mut Vec<Bar>,
+    ) {
         if self.dirty.is_empty() {
             return;
         }
         for (close, index, open) in std::mem::take(&mut self.dirty) {
             let window = self.window(feed, intervals, index, open);
-            if feed.pins(&self.instrument, open, window.end) {
+            let cover = covers.iter().find(|(of, _)| *of == window).map_or(Cover::Alone, |(_, cover)| *cover);
+            if feed.pins(&self.instrument, open, window.end) || cover == Cover::Undecided {
                 self.dirty.insert((close, index, open));
                 continue;
             }
             let reason = self.published(index, open).and_then(|p| p.dirty);
-            self.publish(feed, intervals, window, reason, out);
+            match cover {
+                Cover::Covered => self.leave(window),
+                Cover::NotCovered => self.publish(feed, intervals, window, Some(Reason::NotCovered), out),
+                Cover::Alone | Cover::Undecided => self.publish(feed, intervals, window, reason, out),
+            }
         }
     }
 
@@ -595,7 +700,8 @@ impl Builder {
         published.dirty = None;
         published.has_new_records = false;
         // without a trade: only at first, and only where a close is there to carry
-        let carried = carried.filter(|_| emptied.is_some() || (published.revision < 0 && reason.is_none()));
+        let is_first = matches!(reason, None | Some(Reason::NotCovered));
+        let carried = carried.filter(|_| emptied.is_some() || (published.revision < 0 && is_first));
         let Some(bar) = folded.or(carried.or(emptied).map(Minute::carrying)) else { return };
         if !changed {
             return;
@@ -608,7 +714,8 @@ impl Builder {
             let was = self.slots.entry(open).or_default().flow.replace(is);
             self.minute_flows.push(MinuteFlow { open, was, is, revision });
         }
-        let reason = if revision > 0 { reason.map(|r| r.text().to_owned()) } else { None };
+        let is_said = revision > 0 || reason == Some(Reason::NotCovered);
+        let reason = reason.filter(|_| is_said).map(|reason| reason.text().to_owned());
         out.push(self.bar(intervals, window, &bar, revision, quality, reason));
     }
 
@@ -632,7 +739,7 @@ impl Builder {
         let Some((minute, _)) = self.slots.iter().rfind(|(_, slot)| slot.minute.is_some()) else { return };
         for interval in indices(intervals) {
             let window = self.window(feed, intervals, interval, *minute);
-            if window.due <= self.head.closed_to {
+            if window.due <= feed.watermark {
                 continue;
             }
             if let Some(folded) = self.folded(window.open, window.end) {
@@ -702,8 +809,7 @@ impl Builder {
             if window.until > horizon {
                 break;
             }
-            let is_waiting = || self.dirty.iter().any(|(_, _, at)| window.open <= *at && *at < window.end);
-            if !feed.pins(&self.instrument, window.open, window.until) && !is_waiting() {
+            if !self.is_held(feed, intervals, *open) {
                 drop.push(*open);
             }
         }

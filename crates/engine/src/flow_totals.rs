@@ -237,23 +237,24 @@ impl FlowTotals {
     /// [`RestoreError`] when a record is not readable or was written by another version.
     pub fn restore(partitions: i32, kept_micros: i64, records: impl IntoIterator<Item = Change>) -> Result<Self, RestoreError> {
         let mut totals = Self::new(partitions, kept_micros);
-        for (key, value) in live(records) {
+        let records: Vec<Change> = records.into_iter().collect();
+        for (key, value) in live(&records) {
             let (version, key) = key.split_first().ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
             if *version != VERSION {
                 return Err(RestoreError::Version { found: *version, expected: VERSION });
             }
             match postcard::from_bytes(key)? {
                 Key::Taken(partition) => {
-                    totals.taken.insert(partition, postcard::from_bytes(&value)?);
+                    totals.taken.insert(partition, postcard::from_bytes(value)?);
                 }
                 Key::Mark(feed, partition) => {
-                    totals.marks.entry(feed).or_default().insert(partition, postcard::from_bytes(&value)?);
+                    totals.marks.entry(feed).or_default().insert(partition, postcard::from_bytes(value)?);
                 }
                 Key::Group(group) => {
-                    totals.groups.insert(group, postcard::from_bytes(&value)?);
+                    totals.groups.insert(group, postcard::from_bytes(value)?);
                 }
                 Key::Total(open, group) => {
-                    let total: Total = postcard::from_bytes(&value)?;
+                    let total: Total = postcard::from_bytes(value)?;
                     let key = (open, group);
                     if total.published.as_ref().is_none_or(|(_, said)| *said != total.sum) {
                         totals.waiting.insert(key.clone());

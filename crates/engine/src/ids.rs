@@ -106,10 +106,15 @@ impl SeenIds {
 
     /// Puts back a run, and its number where it has a key of its own.
     pub(crate) fn restore(&mut self, number: Option<u32>, run: &IdRun) {
-        let mut id = 0i64;
-        for difference in &run.numbers {
+        let (mut id, known) = (0i64, self.numbers.len());
+        self.numbers.extend(run.numbers.iter().map(|difference| {
             id = id.wrapping_add(*difference);
-            self.keep_number(id);
+            id
+        }));
+        if known > 0 && self.numbers.get(known).is_some_and(|first| *first <= self.numbers[known - 1]) {
+            // two sorted runs: the stable sort merges them
+            self.numbers.sort();
+            self.numbers.dedup();
         }
         self.texts.extend(run.texts.iter().cloned());
         self.runs = self.runs.max(number.map_or(0, |number| number + 1));

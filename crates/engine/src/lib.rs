@@ -28,6 +28,6 @@ mod traded;
 pub use changelog::{Change, NOTE, RestoreError};
 pub use flow_totals::{FlowTotals, PartialOutcome};
 pub use flows::{FlowGroup, FlowScope, FlowSum, METHOD, PartialFlows};
-pub use partition::{Config, Heard, Outcome, Partition};
+pub use partition::{Config, Heard, Outcome, Partition, SourceChoice};
 pub use repartition::repartition;
 pub use tally::{Tally, Verdict};

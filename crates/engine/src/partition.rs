@@ -2,7 +2,7 @@
 //!
 //! Next: `builder.rs`.
 
-use crate::builder::{Builder, Fold, Incoming, Reason};
+use crate::builder::{Builder, Cover, Fold, Incoming, Reason, Window};
 use crate::feed::{FeedTrack, Gap, GapState, Halt, SILENCE};
 use crate::flows::{FlowStage, PartialFlows};
 use crate::ids::TradeId;
@@ -10,11 +10,28 @@ use crate::minute::Minute;
 use crate::tally::{Tally, Verdict};
 use marketflow_model::{
     Bar, BarKind, BarSource, Calendar, CalendarChange, Candle, Condition, Control, ControlKind, DayHours, Feed, FeedState,
-    FlowAggregate, Instrument, InstrumentRef, Interval, Price, Quantity, Source, Timestamp, TradeRef,
+    FlowAggregate, Instrument, InstrumentRef, Interval, Price, Quality, Quantity, Source, Timestamp, TradeRef,
 };
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
+
+/// Which source an instrument's bars are made from, where live feeds of both have it. Imports always make bars of their own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceChoice {
+    /// Trades where a feed of trades covers the window, else the provider's candles.
+    #[default]
+    Auto,
+    /// Trades alone: live candles are not selected.
+    Trades,
+    /// Candles alone: live trades are not selected.
+    Candles,
+    /// Each by itself.
+    Both,
+}
 
 /// What the engine is told once. The same for every partition.
 #[derive(Clone, Debug)]
@@ -23,6 +40,8 @@ pub struct Config {
     pub intervals: Vec<Interval>,
     /// Kinds of bars that what was traded ends, not time.
     pub kinds: Vec<BarKind>,
+    /// Which source bars are made from.
+    pub source: SourceChoice,
     /// How long a closed window still takes corrections, in microseconds. Also how far data alone trails the watermark it moves.
     pub allowed_lateness_micros: i64,
     /// How far a live record's event time may lie ahead of its receive time, in microseconds.
@@ -42,6 +61,7 @@ impl Default for Config {
         Self {
             intervals: Interval::STANDARD.to_vec(),
             kinds: Vec::new(),
+            source: SourceChoice::Auto,
             allowed_lateness_micros: 5 * 60_000_000,
             future_tolerance_micros: 5_000_000,
             gap_limit_micros: 7 * 86_400_000_000,
@@ -92,14 +112,16 @@ pub(crate) struct FeedEntry {
     pub(crate) feed: Feed,
     pub(crate) track: FeedTrack,
     pub(crate) touched: bool,
-    /// Builders of the feed, in the order results come out.
-    pub(crate) builders: BTreeMap<Instrument, usize>,
-    /// The same, for looking up.
+    /// Builders of the feed.
+    pub(crate) builders: Vec<usize>,
+    /// The same by name.
     builder_index: HashMap<Instrument, usize>,
     /// Builders with windows to publish again.
     pub(crate) revisable: BTreeSet<Instrument>,
-    /// When the next unpublished window closes.
-    pub(crate) next_due: Timestamp,
+    /// Builders by the watermark at which they have something to do. One whose [`Builder::due`] is another by now is passed over.
+    queue: BinaryHeap<Reverse<(Timestamp, usize)>>,
+    /// The longest that a window of any of its instruments is due after a minute in it opens, in microseconds.
+    reach_micros: i64,
     /// Controls of its own since this state was built; no part of the state.
     heard: u64,
 }
@@ -109,9 +131,53 @@ impl FeedEntry {
         self.source == source && self.feed.as_str() == feed
     }
 
+    /// Whether its candles make way for trades.
+    fn is_live_candles(&self) -> bool {
+        self.source == BarSource::Candles && !self.feed.is_import()
+    }
+
     /// Whether its minutes count in flows: candles do not know the aggressor, and imports come one instrument at a time, in any order.
     fn is_live_trades(&self) -> bool {
         self.source == BarSource::Trades && !self.feed.is_import()
+    }
+}
+
+impl FeedEntry {
+    /// Has a builder looked at when the watermark gets there, if that is earlier than known.
+    fn expect(&mut self, builder: &mut Builder, at: usize, due: Timestamp) {
+        if due < builder.due {
+            builder.due = due;
+            self.queue.push(Reverse((due, at)));
+        }
+    }
+
+    /// Whether its own controls will yet say how far it is.
+    fn is_alive(&self) -> bool {
+        self.track.clock != Timestamp::MIN && !self.track.down && !self.track.ended
+    }
+
+    /// Looks up anew when a builder has something to do.
+    pub(crate) fn reschedule(&mut self, builder: &mut Builder, at: usize, config: &Config) {
+        let due = builder.next_due(&self.track, config).unwrap_or(Timestamp::MAX);
+        if std::mem::replace(&mut builder.due, due) != due && due != Timestamp::MAX {
+            self.queue.push(Reverse((due, at)));
+        }
+    }
+
+    /// Takes the builders that have something to do at this watermark out of the queue, by name.
+    fn take_due(&mut self, builders: &mut [Builder], watermark: Timestamp) -> Vec<usize> {
+        let mut due = Vec::new();
+        while let Some(Reverse((at_watermark, at))) = self.queue.peek().copied()
+            && at_watermark <= watermark
+        {
+            self.queue.pop();
+            if builders[at].due == at_watermark {
+                builders[at].due = Timestamp::MAX;
+                due.push(at);
+            }
+        }
+        due.sort_unstable_by(|a, b| builders[*a].instrument.cmp(&builders[*b].instrument));
+        due
     }
 }
 
@@ -186,6 +252,9 @@ impl Partition {
     /// Takes a trade that stands at `offset` of the partition. Bars that close by it are appended to `out`.
     pub fn on_trade<'a>(&mut self, trade: impl Into<TradeRef<'a>>, offset: i64, out: &mut Vec<Bar>) -> Outcome {
         let trade = trade.into();
+        if self.config.source == SourceChoice::Candles && !Feed::names_import(trade.feed) {
+            return Outcome::NotSelected("bars are made from candles".into());
+        }
         if let Some(reason) = self.not_believable(&trade) {
             return Outcome::Quarantined(reason.into());
         }
@@ -205,6 +274,9 @@ impl Partition {
 
     /// Takes a provider's candle. Only closed one-minute candles build bars; the others fold from them.
     pub fn on_candle(&mut self, candle: &Candle, offset: i64, out: &mut Vec<Bar>) -> Outcome {
+        if self.config.source == SourceChoice::Trades && !candle.feed.is_import() {
+            return Outcome::NotSelected("bars are made from trades".into());
+        }
         if candle.interval != Interval::ONE_MINUTE {
             return Outcome::NotSelected("longer bars fold from one-minute candles".into());
         }
@@ -263,7 +335,7 @@ impl Partition {
         let has_reached = |feed: &FeedEntry| {
             let follow = |at: &&usize| self.builders[**at].follows(current);
             let has_taken = |at: &usize| self.builders[*at].slots.last_key_value().is_some_and(|(newest, _)| *newest >= first);
-            let mut builders = feed.builders.values().filter(follow).peekable();
+            let mut builders = feed.builders.iter().filter(follow).peekable();
             (feed.track.watermark > first && builders.peek().is_some()) || builders.any(has_taken)
         };
         let is_over = |feed: &FeedEntry| feed.track.ended && feed.feed.is_import();
@@ -273,7 +345,7 @@ impl Partition {
         self.put_calendar(source, changes, Arc::new(changed));
         for entry in 0..self.feeds.len() {
             if self.feeds[entry].source == source {
-                self.find_next_due(entry);
+                self.reschedule_all(entry);
             }
         }
         Heard::Followed
@@ -331,13 +403,16 @@ impl Partition {
         }
         self.abandon_old_gaps(entry);
         self.publish_revisions(entry, out);
+        if !matches!(control.kind, ControlKind::Heartbeat | ControlKind::End) {
+            self.uncover(entry, control.instrument.as_ref());
+        }
     }
 
     /// Live feeds whose silence would be news: those that are not down, or have windows to close. With the clock of their last control, and how
     /// many controls they have sent since this state was built.
     pub fn listened_to(&self) -> impl Iterator<Item = (BarSource, &Feed, Timestamp, u64)> {
         let has_windows = |feed: &FeedEntry| {
-            let mut builders = feed.builders.values().map(|at| &self.builders[*at]);
+            let mut builders = feed.builders.iter().map(|at| &self.builders[*at]);
             builders.any(|builder| builder.next_due_with_trades(&feed.track, &self.config.intervals).is_some())
         };
         let is_live = |feed: &&FeedEntry| !feed.feed.is_import() && !feed.track.ended && feed.track.clock != Timestamp::MIN;
@@ -353,6 +428,9 @@ impl Partition {
     /// Appends the open windows around an instrument's newest trade as they stand: no results ([`Bar::UNFINISHED`]), nothing for imports.
     pub fn open_bars(&self, at: usize, out: &mut Vec<Bar>) {
         let Some(builder) = self.builders.get(at).filter(|builder| !builder.feed.is_import()) else { return };
+        if builder.source == BarSource::Candles && self.covering(&builder.instrument).any(|(feed, _)| feed.is_alive()) {
+            return;
+        }
         if let Some(feed) = self.feeds.iter().find(|feed| feed.is(builder.source, builder.feed.as_str())) {
             builder.open_bars(&feed.track, &self.config.intervals, out);
         }
@@ -423,11 +501,14 @@ impl Partition {
         }
     }
 
-    /// When the next window that is not published is due, looked up anew.
-    fn find_next_due(&mut self, entry: usize) {
-        let feed = &mut self.feeds[entry];
-        let due = feed.builders.values().filter_map(|at| self.builders[*at].next_due(&feed.track, &self.config));
-        feed.next_due = due.min().unwrap_or(Timestamp::MAX);
+    fn reschedule(&mut self, entry: usize, at: usize) {
+        self.feeds[entry].reschedule(&mut self.builders[at], at, &self.config);
+    }
+
+    fn reschedule_all(&mut self, entry: usize) {
+        for place in 0..self.feeds[entry].builders.len() {
+            self.reschedule(entry, self.feeds[entry].builders[place]);
+        }
     }
 
     /// A trade taken back, or said anew: its minute is folded again. Bars that what was traded ends stay as they were: they count prints as
@@ -465,10 +546,11 @@ impl Partition {
             let reason = if is_cancel { Reason::Cancel } else { Reason::Correction };
             self.builders[at].void(&self.feeds[entry].track, &self.config.intervals, open, id, reason);
             // the minute may be empty now, and nothing due with it
-            self.find_next_due(entry);
+            self.reschedule(entry, at);
         }
         if is_cancel {
             self.builders[at].forestall(event_time, id, incoming.row);
+            self.reschedule(entry, at);
             self.touch(at);
             self.await_revisions(entry, at);
             return Outcome::Used;
@@ -502,15 +584,14 @@ impl Partition {
             self.feeds[entry].track.covered_from = Some(event_time);
             self.feeds[entry].touched = true;
         }
-        let (fold, due) = self.builders[at].fold(&self.feeds[entry].track, &self.config.intervals, incoming);
+        let (fold, due) = self.builders[at].fold(&self.feeds[entry].track, &self.config, incoming);
         self.touch(at);
         if fold == Fold::Overflow {
             return fold;
         }
         self.await_revisions(entry, at);
         if let Some(due) = due {
-            let next_due = &mut self.feeds[entry].next_due;
-            *next_due = (*next_due).min(due);
+            self.feeds[entry].expect(&mut self.builders[at], at, due);
         }
         self.advance(entry, event_time.plus_micros(-self.config.allowed_lateness_micros), out);
         fold
@@ -583,18 +664,20 @@ impl Partition {
         }
         feed.touched = true;
         // a halt at the close moves the close's due time
-        self.find_next_due(entry);
+        self.reschedule_all(entry);
         self.mark_quality(entry, control.instrument.as_ref(), Reason::Halt);
     }
 
     fn mark_quality(&mut self, entry: usize, instrument: Option<&Instrument>, reason: Reason) {
-        let feed = &mut self.feeds[entry];
-        for (name, at) in &feed.builders {
-            if instrument.is_none_or(|i| i == name) {
-                self.builders[*at].mark_quality(&feed.track, &self.config.intervals, reason);
-                touch(&mut self.touched_builders, &mut self.builders[*at], *at);
+        for place in 0..self.feeds[entry].builders.len() {
+            let at = self.feeds[entry].builders[place];
+            let (feed, builder) = (&mut self.feeds[entry], &mut self.builders[at]);
+            if instrument.is_none_or(|i| *i == builder.instrument) {
+                builder.mark_quality(&feed.track, &self.config.intervals, reason);
+                touch(&mut self.touched_builders, builder, at);
                 // also where nothing changed in quality: windows the gap pinned may wait for it to close
-                feed.revisable.insert(name.clone());
+                feed.revisable.insert(builder.instrument.clone());
+                feed.reschedule(builder, at, &self.config);
             }
         }
     }
@@ -656,7 +739,6 @@ impl Partition {
 
     /// Moves the watermark, closes what it passes, and drops what can no longer change.
     fn advance(&mut self, entry: usize, to: Timestamp, out: &mut Vec<Bar>) {
-        let intervals = &self.config.intervals;
         let feed = &mut self.feeds[entry];
         if to <= feed.track.watermark {
             return;
@@ -668,39 +750,41 @@ impl Partition {
             feed.track.marked = to.window_open(Interval::ONE_MINUTE);
             self.flows.mark(feed.track.marked);
         }
-        if to < feed.next_due {
-            return;
-        }
-        let horizon = to.plus_micros(-self.config.allowed_lateness_micros);
+        let horizon = self.horizon(entry, to);
         let first = out.len();
         let mut flowing = Vec::new();
-        feed.next_due = Timestamp::MAX;
-        for at in feed.builders.values() {
-            let builder = &mut self.builders[*at];
-            if let Some(due) = builder.close_through(&feed.track, &self.config, to, out) {
-                feed.next_due = feed.next_due.min(due);
-            }
-            builder.drop_before(&feed.track, intervals, horizon);
+        for at in self.feeds[entry].take_due(&mut self.builders, to) {
+            let due = self.builders[at].due_windows(&self.feeds[entry].track, &self.config, to);
+            let due = self.covers(entry, at, due);
+            let (feed, builder) = (&mut self.feeds[entry], &mut self.builders[at]);
+            builder.close(&feed.track, &self.config, due, to, out);
+            builder.drop_before(&feed.track, &self.config.intervals, horizon);
             if !builder.minute_flows.is_empty() {
-                flowing.push(*at);
+                flowing.push(at);
             }
-            touch(&mut self.touched_builders, &mut self.builders[*at], *at);
+            touch(&mut self.touched_builders, builder, at);
+            feed.reschedule(builder, at, &self.config);
         }
+        let feed = &mut self.feeds[entry];
+        let reach_micros = feed.reach_micros;
+        feed.track.gaps.retain(|g| g.state == GapState::Open || g.to.plus_micros(reach_micros) > horizon);
+        feed.track.halts.retain(|h| h.to.plus_micros(reach_micros) > horizon);
         self.gather_flows(flowing);
-        let (intervals, feed) = (&self.config.intervals, &mut self.feeds[entry]);
-        let longest = intervals.last().map_or(0, |i| i.micros());
-        let longest = feed.builders.values().map(|at| self.builders[*at].reach_micros(intervals)).fold(longest, i64::max);
-        feed.track.gaps.retain(|g| g.state == GapState::Open || g.to.plus_micros(longest) > horizon);
-        feed.track.halts.retain(|h| h.to.plus_micros(longest) > horizon);
         out[first..].sort_by(|a, b| (a.close_time, &a.instrument, a.interval).cmp(&(b.close_time, &b.instrument, b.interval)));
     }
 
     fn publish_revisions(&mut self, entry: usize, out: &mut Vec<Bar>) {
-        let feed = &mut self.feeds[entry];
         let mut flowing = Vec::new();
-        for instrument in std::mem::take(&mut feed.revisable) {
-            let at = feed.builders[&instrument];
-            self.builders[at].publish_revisions(&feed.track, &self.config.intervals, out);
+        for instrument in std::mem::take(&mut self.feeds[entry].revisable) {
+            let at = self.feeds[entry].builder_index[&instrument];
+            let waiting = if self.feeds[entry].is_live_candles() {
+                self.builders[at].waiting_windows(&self.feeds[entry].track, &self.config.intervals)
+            } else {
+                Vec::new()
+            };
+            let covers = self.covers(entry, at, waiting);
+            let feed = &mut self.feeds[entry];
+            self.builders[at].publish_revisions(&feed.track, &self.config.intervals, &covers, out);
             touch(&mut self.touched_builders, &mut self.builders[at], at);
             if !self.builders[at].minute_flows.is_empty() {
                 flowing.push(at);
@@ -708,8 +792,79 @@ impl Partition {
             if self.builders[at].has_revisions() {
                 feed.revisable.insert(instrument);
             }
+            feed.reschedule(&mut self.builders[at], at, &self.config);
         }
         self.gather_flows(flowing);
+    }
+
+    /// What ended before this is dropped: the watermark less the lateness, and what candles that are behind still have to be compared with is kept.
+    fn horizon(&self, entry: usize, watermark: Timestamp) -> Timestamp {
+        let waits = self.config.source == SourceChoice::Auto && self.feeds[entry].is_live_trades();
+        let candles = self.feeds.iter().filter(|feed| waits && feed.is_live_candles() && feed.is_alive());
+        let least = candles.map(|feed| feed.track.watermark).fold(watermark, Timestamp::min);
+        least.plus_micros(-self.config.allowed_lateness_micros)
+    }
+
+    /// Live feeds of trades that have the instrument, each with its builder.
+    fn covering(&self, instrument: &Instrument) -> impl Iterator<Item = (&FeedEntry, &Builder)> {
+        let is_asked = self.config.source == SourceChoice::Auto;
+        let feeds = self.feeds.iter().filter(move |feed| is_asked && feed.is_live_trades());
+        feeds.filter_map(|feed| Some((feed, &self.builders[*feed.builder_index.get(instrument)?])))
+    }
+
+    /// Whether trades cover these windows of a builder: all of it is [`Cover::Alone`] where it is not live candles.
+    fn covers(&self, entry: usize, at: usize, windows: impl IntoIterator<Item = Window>) -> Vec<(Window, Cover)> {
+        let feed = &self.feeds[entry];
+        let cover = |window| match feed.is_live_candles().then(|| self.cover(&self.builders[at].instrument, window)) {
+            None => Cover::Alone,
+            // nothing more of this feed comes that could ask again
+            Some(Cover::Undecided) if feed.track.ended => Cover::NotCovered,
+            Some(cover) => cover,
+        };
+        windows.into_iter().map(|window| (window, cover(window))).collect()
+    }
+
+    fn cover(&self, instrument: &Instrument, window: Window) -> Cover {
+        let mut cover = Cover::Alone;
+        for (feed, builder) in self.covering(instrument) {
+            let is_there = feed.track.watermark >= window.due;
+            let published = builder.has_published(window);
+            let is_trusted =
+                |quality| matches!(quality, Quality::Complete | Quality::Backfilled | Quality::Halted | Quality::NoTrades);
+            match (is_there, published) {
+                (true, Some(quality)) if is_trusted(quality) => return Cover::Covered,
+                (false, _) if feed.is_alive() => cover = Cover::Undecided,
+                _ if cover == Cover::Alone => cover = Cover::NotCovered,
+                _ => {}
+            }
+        }
+        cover
+    }
+
+    /// Trades of these instruments may not be what they were: candles that made way for them are looked at again, at their feed's next control.
+    fn uncover(&mut self, entry: usize, instrument: Option<&Instrument>) {
+        if self.config.source != SourceChoice::Auto || !self.feeds[entry].is_live_trades() {
+            return;
+        }
+        for candles in 0..self.feeds.len() {
+            if !self.feeds[candles].is_live_candles() {
+                continue;
+            }
+            for place in 0..self.feeds[candles].builders.len() {
+                let at = self.feeds[candles].builders[place];
+                if instrument.is_some_and(|i| *i != self.builders[at].instrument) {
+                    continue;
+                }
+                let left = self.builders[at].left_windows(&self.feeds[candles].track, &self.config.intervals);
+                let left = self.covers(candles, at, left);
+                let lost: Vec<Window> = left.into_iter().filter(|(_, c)| *c == Cover::NotCovered).map(|(w, _)| w).collect();
+                if !lost.is_empty() {
+                    self.builders[at].take_back(&self.config.intervals, &lost);
+                    self.touch(at);
+                    self.await_revisions(candles, at);
+                }
+            }
+        }
     }
 
     /// Minutes published just now go into the flows, those of one feed per instrument: the first that published any.
@@ -732,10 +887,11 @@ impl Partition {
             return;
         }
         feed.touched = true;
+        feed.track.ended = true;
         feed.track.cut_at = control.to;
         feed.track.down = false;
         let is_import = feed.feed.is_import();
-        let last_due = feed.builders.values().filter_map(|at| {
+        let last_due = feed.builders.iter().filter_map(|at| {
             let builder = &self.builders[*at];
             Some(builder.slots.keys().next_back()?.plus_micros(builder.reach_micros(&self.config.intervals)))
         });
@@ -743,19 +899,19 @@ impl Partition {
         for gap in feed.track.gaps.iter_mut().filter(|gap| gap.id == SILENCE && gap.state == GapState::Open) {
             (gap.state, gap.to) = (GapState::Abandoned, feed.track.watermark);
         }
+        self.reschedule_all(entry);
         if let Some(last) = last {
             self.advance(entry, last, out);
         }
         self.publish_revisions(entry, out);
         if is_import {
-            for at in self.feeds[entry].builders.values() {
+            for at in &self.feeds[entry].builders {
                 self.builders[*at].drop_all();
                 touch(&mut self.touched_builders, &mut self.builders[*at], *at);
             }
             self.feeds[entry].revisable.clear();
         }
         let feed = &mut self.feeds[entry];
-        feed.track.ended = true;
         if self.config.flows && feed.is_live_trades() {
             feed.track.marked = Timestamp::MAX;
             self.flows.mark(Timestamp::MAX);
@@ -768,16 +924,18 @@ impl Partition {
         }
         self.last_feed = self.known_feed(source, feed).unwrap_or_else(|| {
             let feed = Feed::new(feed);
+            let reach_micros = self.config.intervals.last().map_or(0, |longest| longest.micros());
             self.feed_index.entry(feed.clone()).or_default().push(self.feeds.len());
             self.feeds.push(FeedEntry {
                 source,
                 feed,
                 track: FeedTrack::default(),
                 touched: true,
-                builders: BTreeMap::new(),
+                builders: Vec::new(),
                 builder_index: HashMap::new(),
                 revisable: BTreeSet::new(),
-                next_due: Timestamp::MAX,
+                queue: BinaryHeap::new(),
+                reach_micros,
                 heard: 0,
             });
             self.feeds.len() - 1
@@ -800,8 +958,10 @@ impl Partition {
         let planned = Calendar::of_venue(instrument.venue());
         let changed = self.calendars.iter().find(|c| c.source == feed.source && c.calendar.name() == planned.name());
         let calendar = changed.map_or(planned, |changed| &changed.calendar);
-        self.builders.push(Builder::new(feed.source, feed.feed.clone(), instrument.clone(), calendar, sums_flows));
-        feed.builders.insert(instrument.clone(), at);
+        let builder = Builder::new(feed.source, feed.feed.clone(), instrument.clone(), calendar, sums_flows);
+        feed.reach_micros = feed.reach_micros.max(builder.reach_micros(&self.config.intervals));
+        self.builders.push(builder);
+        feed.builders.push(at);
         feed.builder_index.insert(instrument, at);
         at
     }

@@ -5,7 +5,7 @@ use crate::changelog::{Change, Key, RestoreError, decode_key, encode, encode_key
 use crate::feed::FeedTrack;
 use crate::kept::{KeptRun, KeptTrade};
 use crate::minute::Minute;
-use marketflow_model::{BarSource, Feed, Instrument};
+use marketflow_model::{BarSource, Feed, Instrument, InstrumentRef};
 use std::collections::BTreeMap;
 
 /// What to write to which partition's changelog, so that each of `count` partitions has the state of the instruments that `partition_of` gives it.
@@ -23,35 +23,39 @@ pub fn repartition(
     // what every partition was told
     let mut common: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     for (from, records) in (0..).zip(old) {
-        for (key, value) in live(records) {
-            let (to, value) = match decode_key(&key)? {
+        let place = |name| {
+            let instrument = InstrumentRef::new(name).map_err(|_| postcard::Error::SerdeDeCustom)?;
+            Ok::<i32, RestoreError>(partition_of(&instrument.to_owned()))
+        };
+        for (key, value) in live(&records) {
+            let (to, value) = match decode_key(key)? {
                 Key::Feed(source, feed) => {
-                    tracks.entry((source, feed)).or_default().insert(from, postcard::from_bytes(&value)?);
+                    tracks.entry((source, Feed::new(feed))).or_default().insert(from, postcard::from_bytes(value)?);
                     continue;
                 }
                 Key::Intervals | Key::Calendar(..) => {
-                    common.insert(key, value);
+                    common.insert(key.to_vec(), value.to_vec());
                     continue;
                 }
                 // counts records of this partition
                 Key::Tally(_) => continue,
                 Key::Slot(.., instrument, _) => {
-                    let mut slot: Slot = postcard::from_bytes(&value)?;
+                    let mut slot: Slot = postcard::from_bytes(value)?;
                     slot.minute.iter_mut().for_each(Minute::precede);
-                    (partition_of(&instrument), encode(&slot))
+                    (place(instrument)?, encode(&slot))
                 }
                 Key::Kept(.., instrument, _, _) => {
-                    let mut run: KeptRun = postcard::from_bytes(&value)?;
+                    let mut run: KeptRun = postcard::from_bytes(value)?;
                     run.iter_mut().for_each(KeptTrade::precede);
-                    (partition_of(&instrument), encode(&run))
+                    (place(instrument)?, encode(&run))
                 }
                 Key::Head(.., instrument) | Key::Ids(.., instrument, _, _) | Key::Traded(.., instrument) => {
-                    (partition_of(&instrument), value)
+                    (place(instrument)?, value.to_vec())
                 }
             };
             if to != from {
-                moved.push((from, Change { key: key.clone(), value: None }));
-                moved.push((to, Change { key, value: Some(value) }));
+                moved.push((from, Change { key: key.to_vec(), value: None }));
+                moved.push((to, Change { key: key.to_vec(), value: Some(value) }));
             }
         }
     }
@@ -59,7 +63,7 @@ pub fn repartition(
         moved.extend(common.iter().map(|(key, value)| (to, Change { key: key.clone(), value: Some(value.clone()) })));
     }
     for ((source, feed), by_partition) in tracks {
-        let key = encode_key(&Key::Feed(source, feed));
+        let key = encode_key(&Key::Feed(source, feed.as_str()));
         for (to, track) in dealt(&by_partition, count, &partition_of) {
             moved.push((to, Change { key: key.clone(), value: Some(encode(&track)) }));
         }

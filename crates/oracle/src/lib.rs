@@ -9,7 +9,7 @@ mod traded;
 pub use flows::{ExpectedFlow, FlowKey, flow_differences, recompute_flows};
 pub use traded::recompute_traded;
 
-use marketflow_model::{Bar, Calendar, Condition, Instrument, Interval, Quality, Timestamp, Trade, Venue};
+use marketflow_model::{Bar, BarSource, Calendar, Condition, Instrument, Interval, Quality, Timestamp, Trade, Venue};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The value columns of one bar, as integers: prices and quantities times 10^8.
@@ -192,6 +192,30 @@ pub fn differences<'a>(
     }
     lines.truncate(limit);
     lines
+}
+
+/// One bar for each window, where feeds of both sources published it: the last revision of each, then the better quality, then trades.
+pub fn one_per_window(published: &[Bar]) -> Vec<&Bar> {
+    let rank = |quality| match quality {
+        Quality::Complete => 0,
+        Quality::Backfilled => 1,
+        Quality::Halted => 2,
+        Quality::PartialOpen => 3,
+        Quality::Gap => 4,
+        Quality::NoTrades | Quality::Unknown => 5,
+    };
+    let mut last = BTreeMap::new();
+    for bar in published {
+        last.insert((&bar.instrument, bar.interval, bar.open_time, bar.source == BarSource::Candles, &bar.feed), bar);
+    }
+    let mut best: BTreeMap<_, &Bar> = BTreeMap::new();
+    for ((instrument, interval, open, ..), bar) in last {
+        let known = best.entry((instrument, interval, open)).or_insert(bar);
+        if rank(bar.quality) < rank(known.quality) {
+            *known = bar;
+        }
+    }
+    best.into_values().collect()
 }
 
 /// The value columns of a published bar.

@@ -1,6 +1,7 @@
 //! The processor's configuration; `default.toml` holds every key with its unit.
 
 use anyhow::{Context, bail, ensure};
+use marketflow_engine::SourceChoice;
 use marketflow_kafka::{KafkaConfig, RegistryConfig};
 use marketflow_model::{BarKind, Interval};
 use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig};
@@ -68,6 +69,8 @@ pub struct Bars {
     pub intervals: Vec<Interval>,
     /// Bars that what was traded ends: `t1000` (trades), `v500` (volume), `d1000000` (turnover).
     pub kinds: Vec<BarKind>,
+    /// Whether live bars are made from trades or from a provider's candles.
+    pub source: SourceChoice,
     /// A closed window takes corrections this long.
     #[serde(with = "humantime_serde")]
     pub allowed_lateness: Duration,
@@ -159,6 +162,7 @@ impl Config {
             Ok(marketflow_engine::Config {
                 intervals: bars.intervals.clone(),
                 kinds: bars.kinds.clone(),
+                source: bars.source,
                 allowed_lateness_micros: micros(bars.allowed_lateness, "bars.allowed_lateness")?,
                 future_tolerance_micros: micros(bars.future_tolerance, "bars.future_tolerance")?,
                 gap_limit_micros: micros(bars.gap_limit, "bars.gap_limit")?,

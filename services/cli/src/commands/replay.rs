@@ -20,8 +20,11 @@ use marketflow_runtime::{Exit, ExitContext};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::mpsc;
 use std::time::Duration;
 
+/// Candles read ahead of the trades.
+const CANDLES_AHEAD: usize = 1_000;
 const INSERT_WITHIN: Duration = Duration::from_secs(120);
 const SEND_WITHIN: Duration = Duration::from_secs(30);
 /// Where the log's beginning is gone, the range begins so long after what is left of it at the earliest.
@@ -191,23 +194,66 @@ fn compute_bars(
 ) -> anyhow::Result<()> {
     let mut engine = Partition::new(config.clone());
     let mut bars = Vec::new();
-    for (topic, source) in [(topics::TRADES, BarSource::Trades), (topics::CANDLES, BarSource::Candles)] {
-        let place = TopicPartition::new(topic, partition);
-        let (oldest, end) = with_exit(reader.range(&place))?;
+    let (trades, candles) = (TopicPartition::new(topics::TRADES, partition), TopicPartition::new(topics::CANDLES, partition));
+    let (mut begins, mut records) = (Vec::new(), 0);
+    for place in [&trades, &candles] {
+        let (oldest, end) = with_exit(reader.range(place))?;
         if oldest > 0 {
-            begins_early_enough(reader, &place, oldest, from)?;
+            begins_early_enough(reader, place, oldest, from)?;
         }
-        let progress = progress(&place.to_string(), end - oldest);
-        let take = |record: Record<'_>| {
-            progress.inc(1);
-            apply(&mut engine, source, &record, decoder, &mut bars).with_context(|| format!("{place} at {}", record.offset()))?;
-            bars.drain(..).for_each(&mut take_bar);
-            Ok::<_, anyhow::Error>(ControlFlow::Continue(()))
-        };
-        with_exit(reader.try_read_to_end(&place, oldest, STALLED_AFTER, take))??;
-        progress.finish_and_clear();
+        begins.push(oldest);
+        records += end - oldest;
     }
+    let progress = progress(&format!("{trades} and {candles}"), records);
+    let candle_reader = with_exit(Reader::new(&connection::kafka()?))?;
+    std::thread::scope(|scope| {
+        let (sender, receiver) = mpsc::sync_channel(CANDLES_AHEAD);
+        let (place, begin) = (candles.clone(), begins[1]);
+        let reading = scope.spawn(move || {
+            candle_reader.read_to_end(&place, begin, STALLED_AFTER, |record| match sender.send(Logged::of(&record)) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            })
+        });
+        let mut waiting = receiver.iter().peekable();
+        let mut take = |source, record: &Logged| {
+            progress.inc(1);
+            let place = if source == BarSource::Candles { &candles } else { &trades };
+            apply(&mut engine, source, record, decoder, &mut bars).with_context(|| format!("{place} at {}", record.offset))?;
+            bars.drain(..).for_each(&mut take_bar);
+            Ok::<_, anyhow::Error>(())
+        };
+        // in the order in which they were appended, as the processor met them: candles make way for trades, and stand in for them
+        let read = with_exit(reader.try_read_to_end(&trades, begins[0], STALLED_AFTER, |record| {
+            let record = Logged::of(&record);
+            while let Some(candle) = waiting.next_if(|candle| candle.appended <= record.appended) {
+                take(BarSource::Candles, &candle)?;
+            }
+            take(BarSource::Trades, &record)?;
+            Ok::<_, anyhow::Error>(ControlFlow::Continue(()))
+        }));
+        read??;
+        waiting.try_for_each(|candle| take(BarSource::Candles, &candle))?;
+        with_exit(reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))?;
+        Ok::<_, anyhow::Error>(())
+    })?;
+    progress.finish_and_clear();
     Ok(())
+}
+
+/// A record of an input, taken out of the reader.
+struct Logged {
+    appended: Timestamp,
+    offset: i64,
+    /// `None`: nothing the processor uses.
+    value: Option<Vec<u8>>,
+}
+
+impl Logged {
+    fn of(record: &Record<'_>) -> Self {
+        let value = record.value().filter(|_| !record.is_for_another(audit::CONSUMER));
+        Self { appended: record.timestamp().unwrap_or_default(), offset: record.offset(), value: value.map(<[u8]>::to_vec) }
+    }
 }
 
 /// What is left of a log tells nothing of holes, halts and coverage that were declared before it.
@@ -230,17 +276,17 @@ fn begins_early_enough(reader: &Reader, place: &TopicPartition, oldest: i64, fro
 fn apply(
     engine: &mut Partition,
     source: BarSource,
-    record: &Record<'_>,
+    record: &Logged,
     decoder: &mut Decoder,
     bars: &mut Vec<Bar>,
 ) -> anyhow::Result<()> {
-    let Some(value) = record.value().filter(|_| !record.is_for_another(audit::CONSUMER)) else { return Ok(()) };
+    let Some(value) = &record.value else { return Ok(()) };
     let (schema, body) = match decoder.body(value) {
         Ok(body) => body,
         Err(error) if error.is_retriable() => return Err(error.into()),
         Err(_) => return Ok(()),
     };
-    let offset = record.offset();
+    let offset = record.offset;
     match (schema, source) {
         (Schema::Trade, BarSource::Trades) => {
             if let Ok(trade) = decode_trade(&body) {
