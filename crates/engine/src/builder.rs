@@ -618,12 +618,20 @@ impl Builder {
         self.next_due_with_trades(feed, &config.intervals).into_iter().chain(quiet).chain(drop).min()
     }
 
-    /// Whether an open gap or a revision to come holds a minute's longest window.
+    /// Whether an open gap, a revision to come, or trades that are behind hold a minute's longest window.
     fn is_held(&self, feed: &FeedTrack, intervals: &[Interval], minute: Timestamp) -> bool {
         let longest = indices(intervals).last().expect("at least one interval is configured");
         let window = self.window(feed, intervals, longest, minute);
         feed.pins(&self.instrument, window.open, window.until)
             || self.dirty.iter().any(|(_, _, at)| window.open <= *at && *at < window.end)
+            || self.is_undecided(feed, intervals, minute)
+    }
+
+    /// Whether it is still open whether trades cover a window of candles that holds this minute.
+    fn is_undecided(&self, feed: &FeedTrack, intervals: &[Interval], minute: Timestamp) -> bool {
+        self.source == BarSource::Candles
+            && self.slots.get(&minute).is_some_and(|slot| slot.minute.is_some())
+            && self.unpublished(feed, intervals, minute).any(|window| window.due <= feed.watermark)
     }
 
     /// Publishes revisions of the windows marked since the last control, those that an open gap pins excepted. `covers`: of windows of candles

@@ -156,6 +156,11 @@ impl FeedEntry {
         self.track.clock != Timestamp::MIN && !self.track.down && !self.track.ended
     }
 
+    /// When the first window is due that the watermark has passed and that is still open: of candles, whether trades cover it.
+    fn undecided(&self) -> Option<Timestamp> {
+        self.queue.peek().map(|Reverse((due, _))| *due).filter(|due| *due <= self.track.watermark)
+    }
+
     /// Looks up anew when a builder has something to do.
     pub(crate) fn reschedule(&mut self, builder: &mut Builder, at: usize, config: &Config) {
         let due = builder.next_due(&self.track, config).unwrap_or(Timestamp::MAX);
@@ -307,6 +312,7 @@ impl Partition {
             return self.change_calendar(source, control);
         }
         self.apply(source, control, out);
+        self.settle_ended_candles(source, out);
         self.flows.finish(control.feed.as_str(), offset);
         Heard::Followed
     }
@@ -750,6 +756,11 @@ impl Partition {
             feed.track.marked = to.window_open(Interval::ONE_MINUTE);
             self.flows.mark(feed.track.marked);
         }
+        self.visit(entry, to, out);
+    }
+
+    /// Closes and drops what is due at the feed's watermark.
+    fn visit(&mut self, entry: usize, to: Timestamp, out: &mut Vec<Bar>) {
         let horizon = self.horizon(entry, to);
         let first = out.len();
         let mut flowing = Vec::new();
@@ -797,11 +808,27 @@ impl Partition {
         self.gather_flows(flowing);
     }
 
+    /// Candles that ended ask no more whether trades cover what they left open: trades that have gone on since answer it.
+    fn settle_ended_candles(&mut self, source: BarSource, out: &mut Vec<Bar>) {
+        if source == BarSource::Candles || self.config.source != SourceChoice::Auto {
+            return;
+        }
+        for entry in 0..self.feeds.len() {
+            let feed = &self.feeds[entry];
+            if feed.is_live_candles() && feed.track.ended && feed.undecided().is_some() {
+                let watermark = feed.track.watermark;
+                self.visit(entry, watermark, out);
+                self.publish_revisions(entry, out);
+            }
+        }
+    }
+
     /// What ended before this is dropped: the watermark less the lateness, and what candles that are behind still have to be compared with is kept.
     fn horizon(&self, entry: usize, watermark: Timestamp) -> Timestamp {
         let waits = self.config.source == SourceChoice::Auto && self.feeds[entry].is_live_trades();
-        let candles = self.feeds.iter().filter(|feed| waits && feed.is_live_candles() && feed.is_alive());
-        let least = candles.map(|feed| feed.track.watermark).fold(watermark, Timestamp::min);
+        let candles = self.feeds.iter().filter(|feed| waits && feed.is_live_candles());
+        let behind = candles.flat_map(|feed| feed.is_alive().then_some(feed.track.watermark).into_iter().chain(feed.undecided()));
+        let least = behind.fold(watermark, Timestamp::min);
         least.plus_micros(-self.config.allowed_lateness_micros)
     }
 
@@ -817,8 +844,6 @@ impl Partition {
         let feed = &self.feeds[entry];
         let cover = |window| match feed.is_live_candles().then(|| self.cover(&self.builders[at].instrument, window)) {
             None => Cover::Alone,
-            // nothing more of this feed comes that could ask again
-            Some(Cover::Undecided) if feed.track.ended => Cover::NotCovered,
             Some(cover) => cover,
         };
         windows.into_iter().map(|window| (window, cover(window))).collect()

@@ -258,6 +258,39 @@ fn a_gap_that_is_given_up_afterwards_hands_its_windows_to_candles() {
 }
 
 #[test]
+fn candles_that_ended_wait_for_the_trades_all_the_same() {
+    let mut random = ChaCha8Rng::seed_from_u64(9);
+    let truth = truth(&mut random);
+    let name = "UPBIT:KRWBTC";
+    let until_ten = |at_time: Timestamp| at_time < at(600);
+    let mut log = [BarSource::Trades, BarSource::Candles].map(|source| Record::Control(source, up(START))).to_vec();
+    let trades: Vec<Trade> =
+        truth.into_iter().filter(|trade| trade.instrument.as_str() == name && until_ten(trade.event_time)).collect();
+    log.extend(trades.iter().cloned().map(Record::Trade));
+    log.push(Record::Control(BarSource::Trades, heartbeat(at(302), 2)));
+    log.extend(candles(&trades).into_iter().map(Record::Candle));
+    log.push(Record::Control(BarSource::Candles, heartbeat(at(612), 12)));
+    log.push(Record::Control(BarSource::Candles, control(ControlKind::End, at(613))));
+    let undecided = run(&Config::default(), &log, None);
+    assert!(undecided.iter().all(|bar| bar.source == BarSource::Trades), "{undecided:?}");
+    let then = |last: Vec<Control>, source| {
+        let mut log = log.clone();
+        log.extend(last.into_iter().map(|control| Record::Control(BarSource::Trades, control)));
+        let bars = run(&Config::default(), &log, None);
+        for seed in 0..10 {
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            assert_eq!(run(&Config::default(), &log, Some(&mut random)), bars, "seed {seed}: crashes change nothing");
+        }
+        let late = bars
+            .iter()
+            .filter(|bar| bar.open_time >= at(300) && bar.interval == Interval::ONE_MINUTE && bar.quality == Quality::Complete);
+        assert!(late.clone().count() > 0 && late.clone().all(|bar| bar.source == source), "{bars:?}");
+    };
+    then(vec![heartbeat(at(2_000), 2)], BarSource::Trades);
+    then(vec![control(ControlKind::Clock, at(332)), control(ControlKind::Clock, at(640))], BarSource::Candles);
+}
+
+#[test]
 fn the_source_can_be_chosen() {
     let Session { log, .. } = session(&mut ChaCha8Rng::seed_from_u64(3), false);
     let sources = |choice| -> BTreeSet<&'static str> {
