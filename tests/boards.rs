@@ -29,6 +29,39 @@ pub(crate) async fn every_query_runs(stack: &TestStack) {
     assert!(told >= 5, "the runbook tells {told} queries");
 }
 
+/// curl, with the query as the body and as a form, and clickhouse-connect: what they print is what our own client is told.
+pub(crate) async fn the_cookbook_runs_in_other_clients(stack: &TestStack) {
+    let address = stack.addresses().clickhouse;
+    let cookbook = read("docs/queries.md");
+    for sql in blocks(&cookbook, "sql") {
+        let expected = ask(stack, sql).await;
+        let url = format!("{address}/?user=reader&default_format=TabSeparated");
+        let posted = printed(Command::new("curl").args(["-sS", "--fail-with-body", &url, "--data-binary", sql]));
+        let form =
+            printed(Command::new("curl").args(["-sS", "--fail-with-body", &url, "--form-string", &format!("query={sql}")]));
+        for (how, answer) in [("as the body", posted), ("as a form", form)] {
+            let sorted = |answer: &str| {
+                let mut lines: Vec<String> = answer.lines().map(str::to_owned).collect();
+                lines.sort();
+                lines
+            };
+            assert_eq!(sorted(&answer), sorted(&expected), "{sql}: {how}");
+        }
+    }
+    let script = "tests/python/cookbook_check.py";
+    let python = marketflow_stack::tools_folder().join("python/bin/python");
+    let said = printed(Command::new(python).args([script, &address, "docs/queries.md"]));
+    let (queries, _) = said.trim().split_once(" queries").unwrap_or_else(|| panic!("{script}: {said}"));
+    assert_eq!(queries.parse(), Ok(blocks(&cookbook, "sql").count()), "{said}");
+}
+
+fn printed(program: &mut Command) -> String {
+    let output = program.current_dir(root()).output().unwrap_or_else(|e| panic!("{program:?}: {e}"));
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program:?}: {}\n{out}\n{err}", output.status);
+    out.into_owned()
+}
+
 pub(crate) async fn every_panel_shows_rows(stack: &TestStack) {
     let mut empty = BTreeSet::new();
     for (file, board) in boards() {

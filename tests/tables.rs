@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use marketflow_clickhouse::migrations;
+use marketflow_clickhouse::{Layout, Retention, migrations};
 use marketflow_model::{Calendar, Timestamp};
 use marketflow_testkit::TestStack;
 
@@ -26,7 +26,10 @@ async fn tables_and_views_answer_as_worked_out_by_hand() {
     retention_counts_from_ingestion(&stack).await;
     insert_what_the_boards_show(&stack).await;
     boards::every_query_runs(&stack).await;
+    boards::the_cookbook_runs_in_other_clients(&stack).await;
     boards::every_panel_shows_rows(&stack).await;
+    years_of_days_are_read_from_the_rollup_alone(&stack).await;
+    statements_for_a_cluster_are_sql(&stack).await;
     stack.stop().await;
 }
 
@@ -494,23 +497,108 @@ async fn signals_news_and_reference_say_their_last_word(stack: &TestStack) {
     check(stack, "SELECT value, attributes['ratio'] FROM reference WHERE kind = 'corporate_action'", "0.02 50:1").await;
 }
 
-/// A TTL as docs/clickhouse.md has it: an old trade that was read from a file today stays, what came long ago goes.
+/// An old trade that was read from a file today stays, what came long ago goes; said again it changes nothing; and it is taken back.
 async fn retention_counts_from_ingestion(stack: &TestStack) {
-    ask(stack, "CREATE TABLE kept AS trades_log").await;
+    let clickhouse = stack.clickhouse();
+    let keep = async |class: &str, days| {
+        let mut retention = Retention::default();
+        retention.keep(class, days).unwrap();
+        retention.apply(&clickhouse).await.unwrap()
+    };
     let columns = "stream_epoch, topic, partition, offset, append_time, instrument, feed, event_time, receive_time, price, size, side, source";
     ask(
         stack,
         &format!(
-            "INSERT INTO kept ({columns}) VALUES \
-             ('e', 't', 0, 1, now64(3), 'SIM:A', 'import:x', '2013-11-25 00:00:00', now64(6), 1, 1, 'buy', 'import'), \
-             ('e', 't', 0, 2, now64(3) - INTERVAL 400 DAY, 'SIM:A', 'sim', now64(6) - INTERVAL 400 DAY, now64(6), 1, 1, 'buy', 'websocket')"
+            "INSERT INTO trades_log ({columns}) VALUES \
+             ('e', 'ttl', 0, 1, now64(3), 'SIM:A', 'import:x', '2013-11-25 00:00:00', now64(6), 1, 1, 'buy', 'import'), \
+             ('e', 'ttl', 0, 2, now64(3) - INTERVAL 400 DAY, 'SIM:A', 'sim', now64(6) - INTERVAL 400 DAY, now64(6), 1, 1, 'buy', 'websocket')"
         ),
     )
     .await;
-    ask(stack, "ALTER TABLE kept MODIFY TTL toDateTime(append_time) + INTERVAL 365 DAY").await;
-    ask(stack, "OPTIMIZE TABLE kept FINAL").await;
-    check(stack, "SELECT offset FROM kept", "1").await;
-    ask(stack, "DROP TABLE kept").await;
+    assert_eq!(keep("trades", 365).await, ["trades_log"]);
+    assert!(keep("trades", 365).await.is_empty(), "it is so already");
+    ask(stack, "OPTIMIZE TABLE trades_log FINAL").await;
+    check(stack, "SELECT offset FROM trades_log WHERE topic = 'ttl'", "1").await;
+    assert_eq!(keep("trades", 500).await, ["trades_log"]);
+    assert_eq!(keep("flows", 500).await, ["observations_log", "fund_flows_log", "flow_aggregates_log"]);
+    for class in Retention::classes() {
+        keep(class, 0).await;
+        assert!(keep(class, 0).await.is_empty());
+    }
+    check(stack, "SELECT name FROM system.tables WHERE database = currentDatabase() AND engine_full LIKE '% TTL %'", "").await;
+    ask(stack, "ALTER TABLE trades_log DELETE WHERE topic = 'ttl' SETTINGS mutations_sync = 2").await;
+}
+
+/// 20 instruments, two years, two minutes a day, folded by the refresh that folds everything.
+async fn years_of_days_are_read_from_the_rollup_alone(stack: &TestStack) {
+    ask(
+        stack,
+        "INSERT INTO bars_log (stream_epoch, topic, partition, offset, append_time, instrument, interval, open_time, close_time, open, high, low, close, \
+         volume, turnover, vwap, trade_count, buy_volume, sell_volume, revision, quality, feed, source, revision_reason) \
+         SELECT 'e', 'market.bars.v1', 0, 1000000 + number, '2026-11-20 07:00:00', concat('UPBIT:Y', toString(intDiv(number, 1000))), '1m', \
+         toDateTime64('2014-01-01 00:00:00', 6, 'UTC') + toIntervalDay(intDiv(number % 1000, 2)) + toIntervalMinute(number % 2) AS o, \
+         o + toIntervalMinute(1), 100, 101 + number % 2, 99, 100 + number % 2, 10, 1000, 100, 1, 5, 5, 0, 'complete', 'upbit', 'trades', NULL \
+         FROM numbers(20 * 1000)",
+    )
+    .await;
+    refresh(stack).await;
+    check(
+        stack,
+        "SELECT count(), uniqExact(instrument), min(session_date), max(session_date), sum(volume), min(close), max(high), sum(minutes) FROM bars_daily \
+         WHERE instrument LIKE 'UPBIT:Y%'",
+        "10000 20 2014-01-01 2015-05-15 200000 101 102 20000",
+    )
+    .await;
+    let days: u64 = ask(stack, "SELECT count() FROM bars_rollup_log WHERE interval = '1d'").await.trim().parse().unwrap();
+    for sql in [
+        "SELECT instrument, session_date, open, high, low, close, volume FROM bars_daily",
+        "SELECT toYear(open_time) AS year, sum(turnover) FROM bars_daily GROUP BY year",
+    ] {
+        let estimate = ask(stack, &format!("EXPLAIN ESTIMATE {sql}")).await;
+        let read: Vec<Vec<&str>> = estimate.lines().map(|line| line.split('\t').collect()).collect();
+        let [table] = read.as_slice() else { panic!("{sql} reads {estimate}") };
+        let rows: u64 = table[3].parse().unwrap();
+        assert!(table[1] == "bars_rollup_log" && rows <= days, "{sql} reads {estimate}, there are {days} days");
+    }
+    let one = "SELECT * FROM bars_daily WHERE instrument = 'UPBIT:Y7' AND session_date >= '2014-06-01'";
+    check(stack, &format!("SELECT count() FROM ({one})"), "349").await;
+}
+
+/// Every statement of `schemas/clickhouse` as it is said to a cluster: the engine parses it, and what must be said is said. Run it is only where a
+/// cluster is.
+async fn statements_for_a_cluster_are_sql(stack: &TestStack) {
+    let cluster = || "market".to_owned();
+    let layouts = [
+        Layout::Server,
+        Layout::Everywhere { cluster: cluster() },
+        Layout::Spread { cluster: cluster(), database: "default".to_owned() },
+    ];
+    let mut parsed = 0;
+    for layout in &layouts {
+        let mut tables = Vec::new();
+        for statement in migrations::ALL.iter().flat_map(|file| migrations::statements(layout, file)) {
+            let quoted = statement.replace('\\', "\\\\").replace('\'', "\\'");
+            let formatted = ask(stack, &format!("SELECT formatQuery('{quoted}') FORMAT TSVRaw")).await;
+            parsed += 1;
+            if *layout == Layout::Server {
+                continue;
+            }
+            assert!(formatted.contains("ON CLUSTER market"), "{formatted}");
+            assert!(!formatted.contains("non_replicated"), "{formatted}");
+            if formatted.starts_with("CREATE TABLE") {
+                let name = formatted.split_whitespace().nth(5).unwrap().to_owned();
+                let replicated = formatted.contains("ENGINE = Replicated") && formatted.contains("'/marketflow/{database}/");
+                assert!(replicated || formatted.contains("ENGINE = Distributed('market', 'default', "), "{formatted}");
+                tables.push((name, replicated));
+            }
+        }
+        let spread = tables.iter().filter(|(_, replicated)| !replicated).count();
+        assert_eq!(spread, if layout.is_spread() { 4 } else { 0 }, "{layout:?}");
+        for (name, replicated) in &tables {
+            assert!(*replicated || tables.contains(&(format!("{name}_local"), true)), "{name} lies over nothing");
+        }
+    }
+    assert!(parsed >= 150, "{parsed} statements");
 }
 
 /// One of everything for KRX:035420, so that no panel is empty for want of rows.

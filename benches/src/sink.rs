@@ -119,7 +119,7 @@ async fn once(args: &Settings) -> anyhow::Result<Vec<(&'static str, usize, Figur
         Err(problem) => println!("no Kafka engine here: {problem:#}"),
     }
     if args.downtime > 0 {
-        parts.push(("catch-up", catch_up(&mut stack, args).await?));
+        parts.push(("catch-up", catch_up(&stack, args).await?));
     }
     stack.stop().await;
     Ok(parts.into_iter().map(|(name, figure)| (name, load.value_bytes, figure)).collect())
@@ -286,7 +286,7 @@ async fn kafka_engine(stack: &TestStack, trades: usize) -> anyhow::Result<Figure
 }
 
 /// The sink was away for minutes, and the feed goes on: from its start until no more than two seconds of the feed are missing.
-async fn catch_up(stack: &mut TestStack, args: &Settings) -> anyhow::Result<Figure> {
+async fn catch_up(stack: &TestStack, args: &Settings) -> anyhow::Result<Figure> {
     let backlog = args.live * args.downtime;
     Load::write(stack, backlog, args.instruments, Ending::Open).await?;
     let clickhouse = pid(stack, "clickhouse")?;
@@ -298,7 +298,7 @@ async fn catch_up(stack: &mut TestStack, args: &Settings) -> anyhow::Result<Figu
         tokio::spawn(async move { trickle(&kafka, &registry, live, instruments, &over).await })
     };
     let begun = Instant::now();
-    stack.start_service("sink", &[]).await?;
+    stack.parts.restart("sink").await?;
     lag_below(stack, i64::try_from(2 * args.live)?).await?;
     let seconds = begun.elapsed().as_secs_f64();
     let sink = pid(stack, "sink")?;

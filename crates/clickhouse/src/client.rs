@@ -1,8 +1,10 @@
 //! The client: questions in SQL, answers as rows; exact inserts.
 
-use crate::{ClickHouseConfig, Error, Insert};
+use crate::{ClickHouseConfig, Error, Insert, Layout};
+use bytes::Bytes;
 use clickhouse::error::Error as ClientError;
-use clickhouse::query::Query;
+use clickhouse::insert_formatted::InsertFormatted;
+use clickhouse::query::{BytesCursor, Query};
 use clickhouse::{Client, Compression};
 use serde::Deserialize;
 use std::time::Duration;
@@ -10,11 +12,18 @@ use std::time::Duration;
 /// How long a question may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
+/// How long a stream may stand still.
+const STALLED_AFTER: Duration = Duration::from_secs(300);
+/// What streams may last: a server may allow less to a query that does not say.
+const A_DAY_SECONDS: &str = "86400";
+
 /// A client of one database. Cheap to clone.
 #[derive(Clone)]
 pub struct ClickHouse {
     client: Client,
     database: String,
+    layout: Layout,
+    insert_quorum: String,
 }
 
 impl ClickHouse {
@@ -28,12 +37,33 @@ impl ClickHouse {
         if !config.password.is_empty() {
             client = client.with_password(&config.password);
         }
-        Self { client, database: config.database.clone() }
+        let layout = Layout::of(config);
+        if layout.is_spread() {
+            // subqueries over shards are answered once and sent to all
+            client = client.with_setting("distributed_product_mode", "global");
+        }
+        Self { client, database: config.database.clone(), layout, insert_quorum: config.insert_quorum.clone() }
     }
 
     /// The database of our tables.
     pub fn database(&self) -> &str {
         &self.database
+    }
+
+    /// Where the tables lie.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Runs a statement that is written for one server, in the words of where the tables lie.
+    ///
+    /// # Errors
+    /// As [`ClickHouse::rows`].
+    pub async fn lay_out(&self, doing: &str, statement: &str) -> Result<(), Error> {
+        for statement in self.layout.statements(statement) {
+            self.execute(doing, &statement).await?;
+        }
+        Ok(())
     }
 
     /// A question, to which values are bound (`?`) and parameters given; `fetch_all` and its kin ask it.
@@ -76,6 +106,29 @@ impl ClickHouse {
         within(doing, ANSWER_WITHIN, read).await
     }
 
+    /// The answer of a query in one of ClickHouse's formats, piece by piece, for as long as it takes.
+    ///
+    /// # Errors
+    /// As [`ClickHouse::rows`]; what breaks off comes from [`Pieces::next`].
+    pub fn pieces(&self, doing: &str, sql: &str, format: &str) -> Result<Pieces, Error> {
+        let query =
+            self.client.clone().with_database(&self.database).query_raw(sql).with_setting("max_execution_time", A_DAY_SECONDS);
+        Ok(Pieces { doing: doing.to_owned(), cursor: query.fetch_bytes(format).map_err(Error::call(doing))? })
+    }
+
+    /// Rows into a table, piece by piece in the format the statement names; not one block, and not once for all: see [`ClickHouse::insert`].
+    pub fn upload(&self, doing: &str, statement: &str) -> Upload {
+        let insert = self.client.clone().with_database(&self.database).insert_formatted_with(statement);
+        let settings = [
+            ("async_insert", "0"),
+            ("insert_deduplicate", "0"),
+            ("wait_end_of_query", "1"),
+            ("max_execution_time", A_DAY_SECONDS),
+        ];
+        let insert = settings.into_iter().fold(insert, |insert, (key, value)| insert.with_setting(key, value));
+        Upload { doing: doing.to_owned(), insert }
+    }
+
     /// The server's version, which also tells whether it can be reached and lets us in.
     ///
     /// # Errors
@@ -87,7 +140,10 @@ impl ClickHouse {
 
     pub(crate) async fn create_database(&self) -> Result<(), Error> {
         let sql = format!("CREATE DATABASE IF NOT EXISTS `{}`", self.database.replace(['`', '\\'], ""));
-        within("create the database", ANSWER_WITHIN, self.client.query_raw(&sql).execute()).await
+        for sql in self.layout.statements(&sql) {
+            within("create the database", ANSWER_WITHIN, self.client.query_raw(&sql).execute()).await?;
+        }
+        Ok(())
     }
 
     /// Name and type of each column of a table that an insert may fill, in the table's order; empty when there is no such table.
@@ -133,11 +189,58 @@ impl ClickHouse {
         let client = self.client.clone().with_database(&self.database);
         let mut request =
             settings.into_iter().fold(client.insert_formatted_with(sql), |r, (key, value)| r.with_setting(key, value));
+        if self.layout.is_spread() {
+            // answered when the shard has it
+            request = request.with_setting("distributed_foreground_insert", "1");
+        }
+        if !self.insert_quorum.is_empty() {
+            request = request.with_setting("insert_quorum", &self.insert_quorum);
+        }
         let send = async {
             request.send(insert.body()).await?;
             request.end().await
         };
         within(&format!("insert {} rows into {}", insert.rows(), insert.table()), timeout, send).await
+    }
+}
+
+/// An answer that is read as it comes.
+pub struct Pieces {
+    doing: String,
+    cursor: BytesCursor,
+}
+
+impl Pieces {
+    /// The next piece; `None` after the last one of a whole answer.
+    ///
+    /// # Errors
+    /// ClickHouse's, a broken connection, or no piece for five minutes.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        within(&self.doing, STALLED_AFTER, self.cursor.next()).await
+    }
+}
+
+/// Rows on their way into a table; without [`Upload::end`] the last of them are not in it.
+pub struct Upload {
+    doing: String,
+    insert: InsertFormatted,
+}
+
+impl Upload {
+    /// Sends a piece.
+    ///
+    /// # Errors
+    /// ClickHouse's, a broken connection, or nothing taken for five minutes.
+    pub async fn send(&mut self, piece: Bytes) -> Result<(), Error> {
+        within(&self.doing, STALLED_AFTER, self.insert.send(piece)).await
+    }
+
+    /// Waits until all rows are in the table.
+    ///
+    /// # Errors
+    /// ClickHouse's.
+    pub async fn end(self) -> Result<(), Error> {
+        within(&self.doing, STALLED_AFTER, self.insert.end()).await
     }
 }
 

@@ -19,6 +19,15 @@ pub struct ClickHouseConfig {
     /// Whether requests and answers are compressed (LZ4): worth it over a network, not on one machine.
     #[serde(default)]
     pub compress: bool,
+    /// Name of the cluster the tables lie on, as its servers' `remote_servers` have it; empty = one server.
+    #[serde(default)]
+    pub cluster: String,
+    /// Whether the large tables are spread over the cluster's shards; otherwise every server holds everything.
+    #[serde(default)]
+    pub spread: bool,
+    /// `insert_quorum`: how many replicas have a block before it counts as inserted (`auto` = most of them); empty = as the server has it.
+    #[serde(default)]
+    pub insert_quorum: String,
 }
 
 impl ClickHouseConfig {
@@ -30,6 +39,9 @@ impl ClickHouseConfig {
             user: "default".to_owned(),
             password: String::new(),
             compress: false,
+            cluster: String::new(),
+            spread: false,
+            insert_quorum: String::new(),
         }
     }
 }
@@ -42,6 +54,9 @@ impl fmt::Debug for ClickHouseConfig {
             .field("user", &self.user)
             .field("password", &"***")
             .field("compress", &self.compress)
+            .field("cluster", &self.cluster)
+            .field("spread", &self.spread)
+            .field("insert_quorum", &self.insert_quorum)
             .finish()
     }
 }

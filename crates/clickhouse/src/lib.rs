@@ -9,10 +9,14 @@ mod block;
 mod client;
 mod config;
 mod error;
+mod layout;
 pub mod migrations;
+mod retention;
 mod sessions;
 
 pub use block::{Column, Columns, Insert, RowWriter};
-pub use client::ClickHouse;
+pub use client::{ClickHouse, Pieces, Upload};
 pub use config::ClickHouseConfig;
 pub use error::{Disposition, Error};
+pub use layout::Layout;
+pub use retention::Retention;

@@ -1,6 +1,6 @@
-//! The tables of `schemas/clickhouse`, applied in order and remembered with their checksums.
+//! The tables of `schemas/clickhouse`, applied in order and remembered with their checksums; and dropped, for a restore.
 
-use crate::{ClickHouse, Error};
+use crate::{ClickHouse, Error, Layout};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -44,6 +44,20 @@ migrations! {
 const HISTORY: &str = "CREATE TABLE IF NOT EXISTS schema_migrations \
     (name String, checksum String, applied_at DateTime64(3, 'UTC') DEFAULT now64(3)) ENGINE = MergeTree ORDER BY name";
 
+/// Entry of the history while rows are restored; nothing works with tables that are half there.
+const RESTORE: &str = "a restore";
+
+/// What a statement creates.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A table.
+    Table,
+    /// A view.
+    View,
+    /// A view that runs by itself and fills a table.
+    Refreshed,
+}
+
 impl Migration {
     /// SHA-256 of the file, in hexadecimal.
     pub fn checksum(&self) -> String {
@@ -61,7 +75,7 @@ impl Migration {
 /// [`Error::Disagrees`] when a file was changed after it had been applied, or the database is ahead of this program; ClickHouse's otherwise.
 pub async fn apply(clickhouse: &ClickHouse) -> Result<Vec<&'static str>, Error> {
     create_database(clickhouse).await?;
-    clickhouse.execute("create the table schema_migrations", HISTORY).await?;
+    clickhouse.lay_out("create the table schema_migrations", HISTORY).await?;
     let applied = applied(clickhouse).await?;
     let disagreements = disagreements(&applied);
     if !disagreements.is_empty() {
@@ -70,7 +84,7 @@ pub async fn apply(clickhouse: &ClickHouse) -> Result<Vec<&'static str>, Error> 
     let mut new = Vec::new();
     for migration in ALL.iter().filter(|migration| !applied.contains_key(migration.name)) {
         for statement in migration.statements() {
-            clickhouse.execute(&format!("apply {}", migration.name), statement).await?;
+            clickhouse.lay_out(&format!("apply {}", migration.name), statement).await?;
         }
         let done =
             format!("INSERT INTO schema_migrations (name, checksum) VALUES ('{}', '{}')", migration.name, migration.checksum());
@@ -80,6 +94,71 @@ pub async fn apply(clickhouse: &ClickHouse) -> Result<Vec<&'static str>, Error> 
     }
     crate::sessions::load(clickhouse).await?;
     Ok(new)
+}
+
+/// The statements of a file, as they are said where the tables lie.
+pub fn statements(layout: &Layout, file: &Migration) -> Vec<String> {
+    file.statements().flat_map(|statement| layout.statements(statement)).collect()
+}
+
+/// Everything the files create, each once, in order.
+pub fn objects() -> Vec<(Kind, &'static str)> {
+    let mut objects: Vec<(Kind, &str)> = Vec::new();
+    for created in ALL.iter().flat_map(Migration::statements).filter_map(created) {
+        if !objects.contains(&created) {
+            objects.push(created);
+        }
+    }
+    objects
+}
+
+/// The files applied to this database, with their checksums; empty where there are no tables yet.
+///
+/// # Errors
+/// ClickHouse's.
+pub async fn history(clickhouse: &ClickHouse) -> Result<BTreeMap<String, String>, Error> {
+    if clickhouse.columns("schema_migrations").await?.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    applied(clickhouse).await
+}
+
+/// Drops every table and view of ours with its rows, and creates them empty. Until [`end_restore`] the database is no good to anyone but who
+/// fills it: [`check`] and [`apply`] fail, and no view runs by itself.
+///
+/// # Errors
+/// ClickHouse's.
+pub async fn begin_restore(clickhouse: &ClickHouse, from: &str) -> Result<(), Error> {
+    create_database(clickhouse).await?;
+    for (kind, name) in objects().into_iter().rev() {
+        let what = if kind == Kind::Table { "TABLE" } else { "VIEW" };
+        clickhouse.lay_out(&format!("drop {name}"), &format!("DROP {what} IF EXISTS {name} SYNC")).await?;
+    }
+    clickhouse.lay_out("drop the table schema_migrations", "DROP TABLE IF EXISTS schema_migrations SYNC").await?;
+    apply(clickhouse).await?;
+    let from = from.replace('\\', "\\\\").replace('\'', "\\'");
+    let note = format!("INSERT INTO schema_migrations (name, checksum) VALUES ('{RESTORE}', '{from}')");
+    clickhouse.execute("note that rows are being restored", &note).await?;
+    for (kind, name) in objects() {
+        if kind == Kind::Refreshed {
+            clickhouse.lay_out(&format!("drop {name}"), &format!("DROP VIEW IF EXISTS {name} SYNC")).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The rows are there: the database is as any other.
+///
+/// # Errors
+/// ClickHouse's.
+pub async fn end_restore(clickhouse: &ClickHouse) -> Result<(), Error> {
+    for statement in ALL.iter().flat_map(Migration::statements) {
+        if let Some((Kind::Refreshed, name)) = created(statement) {
+            clickhouse.lay_out(&format!("create {name}"), statement).await?;
+        }
+    }
+    let done = format!("ALTER TABLE schema_migrations DELETE WHERE name = '{RESTORE}' SETTINGS mutations_sync = 2");
+    clickhouse.lay_out("note that the rows are restored", &done).await
 }
 
 /// Fails with [`Error::Disagrees`] unless the database is exactly as this program expects; changes nothing.
@@ -129,10 +208,24 @@ async fn applied(clickhouse: &ClickHouse) -> Result<BTreeMap<String, String>, Er
     Ok(rows.into_iter().map(|row| (row.name, row.checksum)).collect())
 }
 
+fn created(statement: &'static str) -> Option<(Kind, &'static str)> {
+    const BEGINNINGS: [(Kind, &str); 3] = [
+        (Kind::Table, "CREATE TABLE IF NOT EXISTS "),
+        (Kind::View, "CREATE OR REPLACE VIEW "),
+        (Kind::Refreshed, "CREATE MATERIALIZED VIEW IF NOT EXISTS "),
+    ];
+    let line = statement.lines().find(|line| !line.is_empty() && !line.starts_with("--"))?;
+    let (kind, rest) = BEGINNINGS.iter().find_map(|(kind, beginning)| Some((*kind, line.strip_prefix(beginning)?)))?;
+    rest.split([' ', '(']).next().map(|name| (kind, name))
+}
+
 fn disagreements(applied: &BTreeMap<String, String>) -> Vec<String> {
     applied
         .iter()
         .filter_map(|(name, checksum)| match ALL.iter().find(|migration| migration.name == name) {
+            None if name == RESTORE => {
+                Some(format!("the rows of {checksum} are being restored, or that broke off; repeat it with --replace"))
+            }
             None => Some(format!("{name} was applied by a newer version of marketflow; use that version")),
             Some(migration) if migration.checksum() != *checksum => Some(format!(
                 "{name} was applied with other content (checksum {}, here {}); an applied file must not be edited, add a new one",
@@ -167,6 +260,19 @@ mod tests {
         let words = disagreements(&applied);
         assert_eq!(words.len(), 2, "{words:?}");
         assert!(words[0].contains("other content") && words[1].contains("newer version"), "{words:?}");
+    }
+
+    #[test]
+    fn what_is_created_is_known() {
+        let objects = objects();
+        for known in
+            [(Kind::Table, "trades_log"), (Kind::View, "trades"), (Kind::Refreshed, "bars_rollup"), (Kind::Table, "streams")]
+        {
+            assert_eq!(objects.iter().filter(|object| **object == known).count(), 1, "{known:?}");
+        }
+        for statement in ALL.iter().flat_map(Migration::statements) {
+            assert_eq!(created(statement).is_some(), statement.contains("CREATE "), "{statement}");
+        }
     }
 
     #[test]

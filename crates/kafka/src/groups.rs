@@ -1,9 +1,9 @@
 //! Groups seen from outside: how far they are, without joining them.
 
 use crate::config::Quiet;
-use crate::consumer::plain_list;
+use crate::consumer::{list_of, plain_list};
 use crate::{Error, KafkaConfig, TopicPartition};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::topic_partition_list::Offset;
 use std::time::Duration;
 
@@ -38,4 +38,13 @@ pub fn committed(
         Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
     });
     Ok(known.collect())
+}
+
+/// Moves the offsets of `group` to these, the next records to read.
+///
+/// # Errors
+/// A group that has members: only they may move them.
+pub fn set_committed(kafka: &KafkaConfig, group: &str, next: &[(TopicPartition, i64)]) -> Result<(), Error> {
+    let mover: BaseConsumer<Quiet> = kafka.client(&[], &[("group.id", group), ("enable.auto.commit", "false")], Quiet)?;
+    mover.commit(&list_of(next)?, CommitMode::Sync).map_err(Error::kafka(format!("move the committed offsets of {group}")))
 }

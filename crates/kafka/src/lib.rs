@@ -23,7 +23,7 @@ pub use config::KafkaConfig;
 pub use consumer::{Batch, Consumer, GroupSettings, Header, Rebalance, Record, Run, StartAt, TopicPartition};
 pub use error::{Disposition, Error};
 pub use failpoint::fail_point;
-pub use groups::{committed, members};
+pub use groups::{committed, members, set_committed};
 pub use native::TransactionProblem;
 pub use partitioner::partition_for;
 pub use producer::{FailedDelivery, Outgoing, Producer, ProducerSettings, SendError};

@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
+use crate::commands::connection;
 use crate::console::problem;
-use marketflow_clickhouse::{ClickHouse, ClickHouseConfig, migrations};
+use marketflow_clickhouse::{ClickHouse, ClickHouseConfig, Retention, migrations};
 use marketflow_kafka::admin::{TopicOptions, create_topics, differences};
 use marketflow_kafka::{KafkaConfig, Registry, RegistryConfig};
 use marketflow_runtime::Exit;
@@ -20,7 +21,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// When the registry, the topics or the database disagree with this version: `Error::SchemaMismatch` says the difference in words.
 pub async fn lay_out(addresses: &Addresses) -> anyhow::Result<()> {
     let kafka = KafkaConfig::new(&addresses.kafka);
-    lay_out_at(&kafka, &TopicOptions::default(), &registry_config(addresses), &ClickHouseConfig::new(&addresses.clickhouse)).await
+    let (registry, clickhouse) = (registry_config(addresses), ClickHouseConfig::new(&addresses.clickhouse));
+    lay_out_at(&kafka, &TopicOptions::default(), &registry, &clickhouse, &connection::retention()?).await
 }
 
 /// As [`lay_out`], where the configurations say.
@@ -32,6 +34,7 @@ pub async fn lay_out_at(
     topics: &TopicOptions,
     registry: &RegistryConfig,
     clickhouse: &ClickHouseConfig,
+    retention: &Retention,
 ) -> anyhow::Result<()> {
     let registry = Registry::new(registry).map_err(of_kafka)?;
     let clickhouse = ClickHouse::new(clickhouse);
@@ -40,6 +43,7 @@ pub async fn lay_out_at(
     topics?;
     schemas.map_err(of_kafka)?;
     tables.map_err(of_clickhouse)?;
+    retention.apply(&clickhouse).await.map_err(of_clickhouse)?;
     Ok(())
 }
 

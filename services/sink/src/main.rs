@@ -5,6 +5,10 @@ use marketflow_runtime::{ExitContext, on_thread, run};
 use marketflow_sink::{Config, DEFAULTS, Sink, exit_of};
 use std::process::ExitCode;
 
+/// librdkafka makes each record on its own thread and the loop frees it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     run::<Config, _>(marketflow_runtime::program!("sink"), DEFAULTS, async |config, lifecycle| {
         config.validate().exit(marketflow_runtime::Exit::Usage)?;

@@ -2,10 +2,11 @@
 //!
 //! The variables are those of the services, so that one environment serves all: `MARKETFLOW__KAFKA__BOOTSTRAP_SERVERS`,
 //! `MARKETFLOW__KAFKA__PROPERTIES__<PROPERTY>`, `MARKETFLOW__REGISTRY__URL`, `MARKETFLOW__CLICKHOUSE__URL`,
-//! `MARKETFLOW__CLICKHOUSE__DATABASE`, `MARKETFLOW__CLICKHOUSE__USER`, `MARKETFLOW__CLICKHOUSE__PASSWORD`.
+//! `MARKETFLOW__CLICKHOUSE__DATABASE`, `…__USER`, `…__PASSWORD`, and for a cluster `…__CLUSTER`, `…__SPREAD`.
 
 use crate::console::problem;
-use marketflow_clickhouse::ClickHouseConfig;
+use anyhow::Context;
+use marketflow_clickhouse::{ClickHouseConfig, Retention};
 use marketflow_kafka::{KafkaConfig, RegistryConfig};
 use marketflow_runtime::{Exit, ExitContext};
 use marketflow_stack::{Addresses, Error, Snapshot, home_folder, supervisor};
@@ -42,13 +43,43 @@ pub(crate) fn registry() -> anyhow::Result<RegistryConfig> {
 /// As [`kafka`].
 pub(crate) fn clickhouse() -> anyhow::Result<ClickHouseConfig> {
     let mut config = ClickHouseConfig::new(address("MARKETFLOW__CLICKHOUSE__URL", |addresses| addresses.clickhouse)?);
-    let parts = [("DATABASE", &mut config.database), ("USER", &mut config.user), ("PASSWORD", &mut config.password)];
+    let parts = [
+        ("DATABASE", &mut config.database),
+        ("USER", &mut config.user),
+        ("PASSWORD", &mut config.password),
+        ("CLUSTER", &mut config.cluster),
+    ];
     for (name, part) in parts {
         if let Ok(value) = env::var(format!("MARKETFLOW__CLICKHOUSE__{name}")) {
             *part = value;
         }
     }
+    if let Ok(spread) = env::var("MARKETFLOW__CLICKHOUSE__SPREAD") {
+        config.spread = spread.parse().context("MARKETFLOW__CLICKHOUSE__SPREAD is true or false").exit(Exit::Usage)?;
+    }
     Ok(config)
+}
+
+/// How many days the tables keep their rows: `MARKETFLOW__RETENTION__TRADES=365` and its like; a class without a variable stays as it is.
+///
+/// # Errors
+/// 64 for a class there is not, or what is no number of days.
+pub(crate) fn retention() -> anyhow::Result<Retention> {
+    let variables =
+        env::vars().filter_map(|(name, value)| Some((name.strip_prefix("MARKETFLOW__RETENTION__")?.to_lowercase(), value)));
+    retention_of(variables)
+}
+
+fn retention_of(variables: impl Iterator<Item = (String, String)>) -> anyhow::Result<Retention> {
+    let mut retention = Retention::default();
+    for (class, days) in variables {
+        let days = days
+            .parse()
+            .with_context(|| format!("how long {class} are kept is a number of days, not {days}"))
+            .exit(Exit::Usage)?;
+        retention.keep(&class, days).map_err(anyhow::Error::msg).exit(Exit::Usage)?;
+    }
+    Ok(retention)
 }
 
 fn address(variable: &str, of_stack: impl FnOnce(Addresses) -> String) -> anyhow::Result<String> {
@@ -83,4 +114,20 @@ pub(crate) fn room() -> anyhow::Result<()> {
 pub(crate) fn with_exit<T>(result: Result<T, marketflow_kafka::Error>) -> anyhow::Result<T> {
     let unreachable = result.as_ref().is_err_and(marketflow_kafka::Error::is_unreachable);
     result.exit(if unreachable { Exit::Unreachable } else { Exit::Failed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retention_is_days_by_class() {
+        let of = |class: &str, days: &str| retention_of(std::iter::once((class.to_owned(), days.to_owned())));
+        let mut trades = Retention::default();
+        trades.keep("trades", 365).unwrap();
+        assert_eq!(of("trades", "365").unwrap(), trades);
+        for (class, days) in [("trades", "a year"), ("trades", "-1"), ("trade", "1"), ("bars", "7")] {
+            assert_eq!(Exit::of(&of(class, days).unwrap_err()), Exit::Usage, "{class} {days}");
+        }
+    }
 }

@@ -5,11 +5,12 @@
 
 pub mod audit;
 pub mod backfill;
+pub mod backup;
 pub mod bars;
 pub mod calendar;
 mod candle_producer;
 pub mod completion;
-mod connection;
+pub(crate) mod connection;
 pub mod demo;
 pub mod dlq;
 pub mod doctor;
@@ -23,6 +24,7 @@ pub mod provision;
 mod query;
 pub mod reconcile;
 pub mod replay;
+pub mod restore;
 pub mod sql;
 pub mod status;
 mod status_watch;
@@ -74,5 +76,7 @@ commands! {
     Tail(tail),
     Dlq(dlq),
     Sql(sql),
+    Backup(backup),
+    Restore(restore),
     Completion(completion),
 }

@@ -11,6 +11,8 @@ use marketflow_runtime::Exit;
 #[command(after_long_help = "\
 The servers are those of the environment: MARKETFLOW__KAFKA__BOOTSTRAP_SERVERS, MARKETFLOW__REGISTRY__URL, MARKETFLOW__CLICKHOUSE__URL (and
 …__DATABASE, …__USER, …__PASSWORD); without them, the local stack's. What is there already and agrees stays as it is.
+MARKETFLOW__CLICKHOUSE__CLUSTER and …__SPREAD=true lay the tables out on a cluster; MARKETFLOW__RETENTION__TRADES=365 and its like make tables forget
+rows that many days after they came (0 = never).
 
 Examples:
   MARKETFLOW__KAFKA__BOOTSTRAP_SERVERS=kafka:9092 MARKETFLOW__REGISTRY__URL=http://registry:8080/apis/ccompat/v7 \\
@@ -28,7 +30,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<Exit> {
     let (kafka, registry, clickhouse) = (connection::kafka()?, connection::registry()?, connection::clickhouse()?);
     let topics = TopicOptions { replication: args.replication, partitions: None };
-    block_on(lay_out_at(&kafka, &topics, &registry, &clickhouse))?;
+    block_on(lay_out_at(&kafka, &topics, &registry, &clickhouse, &connection::retention()?))?;
     line("topics, schemas and tables are laid out");
     Ok(Exit::Ok)
 }
