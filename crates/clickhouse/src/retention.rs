@@ -23,7 +23,7 @@ const BARS_AT_LEAST: u32 = 30;
 
 /// Days by class of table. A class that is not named stays as it is.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Retention(Vec<(&'static str, u32)>);
+pub struct Retention(Vec<(&'static [&'static str], u32)>);
 
 impl Retention {
     /// The classes there are.
@@ -36,7 +36,7 @@ impl Retention {
     /// # Errors
     /// An unknown class, or fewer days than it needs, in words.
     pub fn keep(&mut self, class: &str, days: u32) -> Result<(), String> {
-        let Some((class, _)) = CLASSES.iter().find(|(known, _)| *known == class) else {
+        let Some((class, tables)) = CLASSES.iter().find(|(known, _)| *known == class) else {
             return Err(format!("no class of tables is called {class}: {}", Self::classes().collect::<Vec<_>>().join(", ")));
         };
         if *class == "bars" && (1..BARS_AT_LEAST).contains(&days) {
@@ -44,7 +44,7 @@ impl Retention {
                 "bars are kept {BARS_AT_LEAST} days at least: roll-ups are folded from them again when one is corrected"
             ));
         }
-        self.0.push((class, days));
+        self.0.push((tables, days));
         Ok(())
     }
 
@@ -58,8 +58,7 @@ impl Retention {
             engine_full: String,
         }
         let mut changed = Vec::new();
-        for (class, days) in &self.0 {
-            let (_, tables) = CLASSES.iter().find(|(known, _)| known == class).expect("keep() took it from there");
+        for (tables, days) in &self.0 {
             for table in *tables {
                 let query = clickhouse
                     .query("SELECT engine_full FROM system.tables WHERE database = ? AND name = ?")
@@ -100,7 +99,7 @@ mod tests {
         assert_eq!(retention.keep("bars", 0), Ok(()));
         assert!(retention.keep("bars", 29).is_err_and(|why| why.contains("30 days")));
         assert!(retention.keep("trade", 1).is_err_and(|why| why.contains("quotes")));
-        assert_eq!(retention, Retention(vec![("trades", 365), ("bars", 0)]));
+        assert_eq!(retention, Retention(vec![(&["trades_log"], 365), (&["bars_log"], 0)]));
     }
 
     #[test]
