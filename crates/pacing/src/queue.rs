@@ -101,7 +101,7 @@ mod tests {
         };
         assert_eq!(drain(&mut queue, 10 * 3_600), ["l2", "l2 later", "l5", "r0", "b0", "b1"]);
         assert_eq!(drain(&mut night, 15 * 3_600 + 1_800), ["r0", "b0", "b1", "l2", "l2 later", "l5"]);
-        assert!(queue.is_empty() && night.len() == 0);
+        assert!(queue.is_empty() && night.is_empty());
     }
 
     #[test]

@@ -52,7 +52,7 @@ async fn bars_of_a_day_of_trades_are_the_brokers_candles_but_where_a_hole_is_tol
     let limits = [("kis.issue_interval", "0s"), ("kis.calls_per_second", "100")];
     let settings = [("tapes", tapes), ("faults", faults), ("clock.speed", "600x"), ("kis.ping_every", "1h")];
     stack.start_service("simulator", &[&settings[..], &limits].concat()).await.unwrap();
-    let (ports, addresses) = (stack.parts.config().ports.clone(), stack.addresses());
+    let (ports, addresses) = (stack.parts.config().ports, stack.addresses());
     let cli = Cli {
         home: stack.home().display().to_string(),
         kafka: addresses.kafka,

@@ -347,6 +347,6 @@ mod tests {
 
     #[test]
     fn a_closed_day_is_no_day_to_compare() {
-        assert!(super::session("2026-11-21".parse().unwrap()).is_err());
+        assert!(session("2026-11-21".parse().unwrap()).is_err());
     }
 }

@@ -9,7 +9,7 @@ use super::plan::date_of;
 use crate::clock::VenueClock;
 use crate::passes::Passes;
 use anyhow::Context;
-use marketflow_model::{Amount, Calendar, Feed, Instrument};
+use marketflow_model::{Amount, Calendar, Feed, Instrument, SessionKind, Timestamp};
 use marketflow_pacing::{Backoff, Breaker, Class};
 use marketflow_providers::{CallError, CandlePage, CandleRows, PassKind, RestAnswer};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -129,7 +129,7 @@ impl Client {
         let now = inner.clock.now();
         let spare = match question.class {
             Class::Live | Class::Repair => 0,
-            Class::Backfill if inner.calendar.is_open(now) => inner.spared_for_live,
+            Class::Backfill if self.is_in_session(now) => inner.spared_for_live,
             Class::Backfill => 0,
         };
         let mut call = inner.http.get(format!("{}{}", inner.checked.rest_url, request.path_and_query));
@@ -182,6 +182,11 @@ impl Client {
         Ok(answer)
     }
 
+    /// Whether live minutes are being asked for now.
+    fn is_in_session(&self, now: Timestamp) -> bool {
+        self.0.calendar.session_of(now).is_some_and(|session| session.kind == SessionKind::Regular)
+    }
+
     /// Calls that were answered with rows, and all.
     pub fn calls(&self) -> (u64, u64) {
         let (requests, provider) = (&self.0.metrics.requests, self.0.checked.provider.id);
@@ -196,7 +201,7 @@ impl Client {
 }
 
 /// The venue's date as `YYYYMMDD`.
-fn day_number(calendar: &Calendar, now: marketflow_model::Timestamp) -> u32 {
+fn day_number(calendar: &Calendar, now: Timestamp) -> u32 {
     let date = date_of(calendar, now);
     date.strftime("%Y%m%d").to_string().parse().unwrap_or(0)
 }

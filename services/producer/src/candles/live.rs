@@ -218,7 +218,7 @@ impl Live<'_> {
         });
         let questions: Vec<_> = questions.collect();
         let mut answers = futures_util::stream::iter(questions).buffer_unordered(self.config.backfill.parallel);
-        let mut failed = 0;
+        let mut failed: i64 = 0;
         loop {
             let (symbol, answer) = tokio::select! {
                 answer = answers.next() => match answer {
@@ -282,7 +282,7 @@ impl Live<'_> {
         self.heartbeat().await?;
         self.publisher.delivered().await?;
         self.keep()?;
-        self.metrics.gaps_open.set(i64::try_from(failed).unwrap_or(i64::MAX));
+        self.metrics.gaps_open.set(failed);
         self.metrics.complete_through.set(due.micros().div_euclid(1_000_000));
         Ok(())
     }
@@ -290,7 +290,8 @@ impl Live<'_> {
     fn order(&self, session: &Session) -> Vec<Class> {
         let local_second = |at: Timestamp| {
             let at = jiff::Timestamp::from_microsecond(at.micros()).unwrap_or_default().to_zoned(self.calendar.zone().clone());
-            u32::try_from(i32::from(at.hour()) * 3_600 + i32::from(at.minute()) * 60 + i32::from(at.second())).unwrap_or(0)
+            let [hour, minute, second] = [at.hour(), at.minute(), at.second()].map(|part| u32::from(part.unsigned_abs()));
+            hour * 3_600 + minute * 60 + second
         };
         let times = TimeOfDay::of_session(local_second(session.open), local_second(session.last_minute_close()));
         times.at(local_second(self.clock.now())).to_vec()
