@@ -140,9 +140,12 @@ pub(crate) fn run(
     for setting in all.chain(wanted.settings.iter().cloned()) {
         command.arg("--set").arg(setting);
     }
-    // One environment serves all our programs; this one has no ClickHouse and would not know the key.
+    // One environment serves all our programs; this one would not know these keys.
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("MARKETFLOW__CLICKHOUSE__") {
+        if ["CLICKHOUSE", "RETENTION"]
+            .iter()
+            .any(|section| name.to_string_lossy().starts_with(&format!("MARKETFLOW__{section}__")))
+        {
             command.env_remove(name);
         }
     }
