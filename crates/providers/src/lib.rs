@@ -9,6 +9,8 @@ pub mod binance;
 pub mod bitstamp;
 mod candles;
 pub mod kis;
+pub mod kiwoom;
+mod krx;
 mod login;
 mod number;
 pub mod series;
@@ -20,11 +22,11 @@ use serde::Serialize;
 use std::time::Duration;
 
 pub use candles::{CallError, CandleCall, CandleLimits, CandlePage, CandleRequest, CandleRows, Candles, candles_of};
-pub use login::{Credentials, Login, LoginRequest, Pass, PassKind, Secret};
+pub use login::{Credentials, Ends, KEY_REFUSED, Login, LoginRequest, Pass, PassKind, Secret};
 pub use session::Timing;
 
 /// Every provider, sorted by id.
-pub const ALL: &[&Provider] = &[&binance::PROVIDER, &bitstamp::PROVIDER, &kis::PROVIDER, &upbit::PROVIDER];
+pub const ALL: &[&Provider] = &[&binance::PROVIDER, &bitstamp::PROVIDER, &kis::PROVIDER, &kiwoom::PROVIDER, &upbit::PROVIDER];
 
 /// The provider of an id, if there is one.
 pub fn by_id(id: &str) -> Option<&'static Provider> {

@@ -5,6 +5,7 @@
 //! Next: `crates/providers/src/kis/login.rs`.
 
 use crate::{RestAnswer, RestError};
+use marketflow_model::Timestamp;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -74,6 +75,8 @@ pub struct LoginRequest {
     pub path: &'static str,
     /// Header `content-type`.
     pub content_type: &'static str,
+    /// Further headers.
+    pub headers: &'static [(&'static str, &'static str)],
     /// Body; it holds the credentials.
     pub body: Secret,
     /// Least time between two such requests of one customer, over all processes.
@@ -85,9 +88,21 @@ pub struct LoginRequest {
 pub struct Pass {
     /// To be shown.
     pub secret: Secret,
-    /// From its issue.
-    pub valid_for: Duration,
+    /// When it is no longer good.
+    pub ends: Ends,
 }
+
+/// When a pass ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ends {
+    /// So long after its issue.
+    After(Duration),
+    /// At this instant.
+    At(Timestamp),
+}
+
+/// Why a connection ends whose pass is not taken: the next one needs a new pass.
+pub const KEY_REFUSED: &str = "key_refused";
 
 /// How passes are asked for and read.
 pub trait Login: Sync {
@@ -99,4 +114,10 @@ pub trait Login: Sync {
     /// # Errors
     /// [`RestError`] for anything but a pass; its text holds no secret.
     fn pass(&self, kind: PassKind, answer: RestAnswer<'_>) -> Result<Pass, RestError>;
+
+    /// The request that gives a pass back before its time.
+    fn revocation(&self, kind: PassKind, credentials: &Credentials, pass: &Secret) -> LoginRequest;
+
+    /// Which pass the socket wants to see.
+    fn for_socket(&self) -> PassKind;
 }

@@ -6,8 +6,8 @@
 //!
 //! Next: `websocket.rs`, which shows the pass.
 
-use anyhow::{Context, anyhow};
-use marketflow_providers::{Credentials, Login, Pass, PassKind, Provider, RestAnswer, RestError, Secret};
+use anyhow::{Context, anyhow, ensure};
+use marketflow_providers::{Credentials, Ends, Login, LoginRequest, Pass, PassKind, Provider, RestAnswer, RestError, Secret};
 use marketflow_runtime::{Exit, ExitContext, setting};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -78,6 +78,11 @@ impl Passes {
         &self.owner
     }
 
+    /// Which of them the socket wants to see.
+    pub fn for_socket(&self) -> PassKind {
+        self.login.for_socket()
+    }
+
     /// A pass that is good for another hour, from the file or the venue.
     ///
     /// # Errors
@@ -102,7 +107,7 @@ impl Passes {
         }
         let asked_before = std::mem::replace(&mut kept.asked_at, since_epoch());
         self.write(kind, &kept)?;
-        let (arrived, answer) = self.ask(kind, request.path, request.content_type, &request.body).await;
+        let (arrived, answer) = self.ask(kind, &request).await;
         if !arrived {
             // No request, so the next need not wait for the venue's sake.
             kept.asked_at = asked_before;
@@ -111,7 +116,10 @@ impl Passes {
         match answer {
             Ok(pass) => {
                 let issued_at = since_epoch();
-                let ends_at = issued_at + pass.valid_for.as_secs();
+                let ends_at = match pass.ends {
+                    Ends::After(duration) => issued_at + duration.as_secs(),
+                    Ends::At(instant) => u64::try_from(instant.micros() / 1_000_000).unwrap_or(issued_at),
+                };
                 kept = Kept { secret: pass.secret.expose().to_owned(), issued_at, ends_at, asked_at: kept.asked_at };
                 self.write(kind, &kept)?;
                 info!(provider = self.provider.id, pass = kind.as_str(), "a pass was issued");
@@ -148,19 +156,41 @@ impl Passes {
         Ok(())
     }
 
+    /// Gives a pass back before its time, where there is one.
+    ///
+    /// # Errors
+    /// The venue does not answer, or refuses; a file that cannot be written.
+    pub async fn revoke(&self, kind: PassKind) -> anyhow::Result<()> {
+        let _lock = self.lock(kind).await?;
+        let mut kept = self.read(kind)?;
+        if kept.secret.is_empty() {
+            return Ok(());
+        }
+        let secret = Secret::new(std::mem::take(&mut kept.secret));
+        let (status, _) = self.post(&self.login.revocation(kind, &self.credentials, &secret)).await?;
+        ensure!(status == 200, "{} did not take its pass back: HTTP {status}", self.provider.id);
+        self.write(kind, &kept)?;
+        info!(provider = self.provider.id, pass = kind.as_str(), "a pass was given back");
+        Ok(())
+    }
+
+    async fn post(&self, request: &LoginRequest) -> reqwest::Result<(u16, Vec<u8>)> {
+        let mut call = self.http.post(format!("{}{}", self.url, request.path)).header("content-type", request.content_type);
+        for (name, value) in request.headers {
+            call = call.header(*name, *value);
+        }
+        let answer = call.body(request.body.expose().to_owned()).send().await.map_err(reqwest::Error::without_url)?;
+        let status = answer.status().as_u16();
+        Ok((status, answer.bytes().await.map_err(reqwest::Error::without_url)?.to_vec()))
+    }
+
     /// Whether the request can have arrived, and what came of it.
-    async fn ask(&self, kind: PassKind, path: &str, content_type: &str, body: &Secret) -> (bool, Result<Pass, RestError>) {
-        let call = self.http.post(format!("{}{path}", self.url)).header("content-type", content_type);
-        let answered = async {
-            let answer = call.body(body.expose().to_owned()).send().await?;
-            let status = answer.status().as_u16();
-            Ok::<_, reqwest::Error>((status, answer.bytes().await?))
-        };
-        match answered.await {
+    async fn ask(&self, kind: PassKind, request: &LoginRequest) -> (bool, Result<Pass, RestError>) {
+        match self.post(request).await {
             Ok((status, body)) => (true, self.login.pass(kind, RestAnswer { status, retry_after: None, body: &body })),
             Err(error) => {
                 let arrived = !error.is_connect();
-                let detail = error.without_url().to_string();
+                let detail = error.to_string();
                 (arrived, Err(RestError::Unavailable { retry_after: None, detail }))
             }
         }

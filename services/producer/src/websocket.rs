@@ -14,8 +14,7 @@ use anyhow::anyhow;
 use futures_util::{SinkExt, StreamExt};
 use marketflow_model::{Instrument, Timestamp};
 use marketflow_pacing::{AttemptBudget, Backoff, BackoffSettings};
-use marketflow_providers::kis::KEY_REFUSED;
-use marketflow_providers::{Connection, Event, Frame, Malformed, PassKind, Provider, Secret, Timing};
+use marketflow_providers::{Connection, Event, Frame, KEY_REFUSED, Malformed, Provider, Secret, Timing};
 use marketflow_runtime::{Exit, Stop};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -339,7 +338,7 @@ async fn converse(
     let (reason, problem) = conversation.run(orders).await;
     if reason == KEY_REFUSED
         && let Some(passes) = &wire.passes
-        && let Err(problem) = passes.refused(PassKind::SocketKey, &key).await
+        && let Err(problem) = passes.refused(passes.for_socket(), &key).await
     {
         warn!(provider = wire.provider.id, error = format!("{problem:#}"), "the refused key could not be forgotten");
     }
@@ -351,7 +350,7 @@ async fn converse(
 /// The key the venue wants to see on its socket.
 async fn key(wire: &Wire) -> anyhow::Result<Secret> {
     match &wire.passes {
-        Some(passes) => passes.get(PassKind::SocketKey).await,
+        Some(passes) => passes.get(passes.for_socket()).await,
         None => Ok(Secret::default()),
     }
 }

@@ -35,6 +35,8 @@ pub struct Config {
     pub upbit: UpbitConfig,
     /// KIS's manners.
     pub kis: KisConfig,
+    /// Kiwoom's manners.
+    pub kiwoom: KiwoomConfig,
     /// Sources of monthly series.
     pub series: SeriesConfig,
     /// The admin port.
@@ -291,6 +293,43 @@ pub struct KisConfig {
     /// Least virtual time between two book frames of a market.
     #[serde(with = "humantime_serde")]
     pub book_every: Duration,
+}
+
+/// Section `[kiwoom]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KiwoomConfig {
+    /// The one application key that is known; empty = any.
+    pub app_key: String,
+    /// Its secret; empty = any.
+    pub secret_key: String,
+    /// How long tokens are good.
+    #[serde(with = "humantime_serde")]
+    pub token_life: Duration,
+    /// Least time between two logins of a customer; sooner, the connection is closed.
+    #[serde(with = "humantime_serde")]
+    pub login_interval: Duration,
+    /// Instruments a connection may register.
+    pub items: usize,
+    /// Time between two pings; one not echoed until the next ends the connection.
+    #[serde(with = "humantime_serde")]
+    pub ping_every: Duration,
+    /// Calls a second of a customer.
+    pub calls_per_second: usize,
+    /// Calls of one name within the time below.
+    pub calls_of_one: usize,
+    /// That time.
+    #[serde(with = "humantime_serde")]
+    pub calls_of_one_within: Duration,
+    /// Status of the answer to one call too many.
+    pub limit_status: u16,
+    /// Calls over the limit after which none is answered for a while; 0 = never.
+    pub ban_after: u32,
+    /// How long.
+    #[serde(with = "humantime_serde")]
+    pub ban: Duration,
+    /// Rows of one chart answer.
+    pub chart_rows: usize,
 }
 
 /// Section `[series]`.

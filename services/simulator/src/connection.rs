@@ -60,7 +60,7 @@ pub struct Connection {
     pub channels: Mutex<Vec<String>>,
     /// Binance, Upbit: the times of the last client messages.
     pub arrivals: Mutex<std::collections::VecDeque<Instant>>,
-    /// Binance, KIS: since when pings are unanswered, and the payload of the last one.
+    /// Binance, KIS, Kiwoom: since when pings are unanswered, and the payload of the last one.
     pub pinged: Mutex<Option<(Instant, Vec<u8>)>>,
     /// Upbit: how messages are spelled and when something was last heard or sent.
     pub upbit: Mutex<crate::upbit::socket::Manners>,
@@ -107,7 +107,7 @@ impl Connection {
     /// Queues a message, in the kind of frame its venue uses, and says how many bytes are queued now; `None` when the connection is closing.
     pub fn send_message(&self, payload: &[u8]) -> Option<usize> {
         let data = match self.venue {
-            Venue::Bitstamp | Venue::Binance | Venue::Kis => Data::Text,
+            Venue::Bitstamp | Venue::Binance | Venue::Kis | Venue::Kiwoom => Data::Text,
             Venue::Upbit => Data::Binary,
         };
         self.send(OpCode::Data(data), payload)

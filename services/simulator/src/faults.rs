@@ -132,7 +132,7 @@ pub struct FaultSpec {
 impl FaultSpec {
     /// Whether the fault concerns this market.
     pub fn concerns(&self, market: &Market) -> bool {
-        self.venue.is_none_or(|venue| venue == market.venue)
+        self.venue.is_none_or(|venue| venue.exchange() == market.venue)
             && self.instrument.as_ref().is_none_or(|instrument| *instrument == market.instrument)
     }
 

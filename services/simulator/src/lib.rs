@@ -3,7 +3,7 @@
 //!
 //! It shares no code with the clients in `crates/providers`: both follow the venues' documentation on their own, so that an error on either side
 //! shows. What it lacks is said in each venue's `mod.rs`. Reading order: `tape.rs` → `market.rs` → `player.rs` → `bitstamp/`, `binance/`,
-//! `upbit/`, `kis/` → `server.rs`, `admin.rs`; `faults.rs` and `truth.rs` beside them. How to use it: `docs/simulator.md`.
+//! `upbit/`, `kis/`, `kiwoom/` → `server.rs`, `admin.rs`; `faults.rs` and `truth.rs` beside them. How to use it: `docs/simulator.md`.
 //!
 //! Next: `services/producer/src/lib.rs`, the client at the other end of the wire.
 
@@ -17,6 +17,7 @@ pub mod decimal;
 pub mod faults;
 pub mod hub;
 pub mod kis;
+pub mod kiwoom;
 pub mod market;
 pub mod metrics;
 mod place;

@@ -23,19 +23,27 @@ pub enum Venue {
     Upbit,
     /// The Korea Exchange as KIS shows it: WebSocket, token and approval calls.
     Kis,
+    /// The same exchange as Kiwoom shows it: WebSocket, token and chart calls. Its markets are those of [`Venue::Kis`].
+    Kiwoom,
 }
 
 impl Venue {
     /// Every venue.
-    pub const ALL: [Venue; 4] = [Venue::Bitstamp, Venue::Binance, Venue::Upbit, Venue::Kis];
+    pub const ALL: [Venue; 5] = [Venue::Bitstamp, Venue::Binance, Venue::Upbit, Venue::Kis, Venue::Kiwoom];
 
-    /// The name in instruments.
+    /// Whose markets it shows.
+    pub fn exchange(self) -> Venue {
+        if self == Venue::Kiwoom { Venue::Kis } else { self }
+    }
+
+    /// The name in instruments; of a second broker of an exchange its own.
     pub fn name(self) -> &'static str {
         match self {
             Venue::Bitstamp => "BITSTAMP",
             Venue::Binance => "BINANCE",
             Venue::Upbit => "UPBIT",
             Venue::Kis => "KRX",
+            Venue::Kiwoom => "KIWOOM",
         }
     }
 
@@ -44,7 +52,7 @@ impl Venue {
         match self {
             Venue::Bitstamp | Venue::Binance => format!("{base}{quote}"),
             Venue::Upbit => format!("{quote}-{base}"),
-            Venue::Kis => base.to_owned(),
+            Venue::Kis | Venue::Kiwoom => base.to_owned(),
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::decimal::Decimal;
 use crate::faults::{FaultKind, FaultSpec, Strike};
 use crate::hub::Channel;
 use crate::kis;
+use crate::kiwoom;
 use crate::market::{Fate, Market, Origin, Trade, Venue};
 use crate::place;
 use crate::seed;
@@ -410,6 +411,9 @@ impl Player {
                 self.payload.clear();
                 let connection = &subscriber.connection;
                 match subscriber.channel {
+                    Channel::Trades if connection.venue == Venue::Kiwoom => {
+                        kiwoom::socket::write_trades(market, &together, &mut self.payload);
+                    }
                     Channel::Trades if market.venue == Venue::Kis => {
                         kis::socket::write_trades(market, &together, &mut self.payload);
                     }
@@ -476,7 +480,7 @@ impl Player {
         match market.venue {
             Venue::Bitstamp => market.note_book(&trade, simulation.config.bitstamp.book_every),
             Venue::Upbit => market.note_book(&trade, simulation.config.upbit.book_every),
-            Venue::Kis => market.note_book(&trade, simulation.config.kis.book_every),
+            Venue::Kis | Venue::Kiwoom => market.note_book(&trade, simulation.config.kis.book_every),
             Venue::Binance => {}
         }
         for interval in watched {
@@ -497,7 +501,13 @@ impl Player {
                 continue;
             }
             self.payload.clear();
-            kis::socket::write_status(market, *status, &mut self.payload);
+            if subscriber.connection.venue == Venue::Kiwoom {
+                if !kiwoom::socket::write_status(market, *status, &mut self.payload) {
+                    continue;
+                }
+            } else {
+                kis::socket::write_status(market, *status, &mut self.payload);
+            }
             if subscriber.connection.send_message(&self.payload).is_some() {
                 self.simulation.metrics.frames(market.venue, 1);
                 subscriber.connection.frames.fetch_add(1, Ordering::Relaxed);
@@ -603,7 +613,7 @@ impl Player {
                     match connection.venue {
                         Venue::Bitstamp => bitstamp::socket::send_request_reconnect(&connection, number),
                         Venue::Binance => binance::socket::send_shutdown(&connection, self.simulation.clock.now_us()),
-                        Venue::Upbit | Venue::Kis => {} // give no notice
+                        Venue::Upbit | Venue::Kis | Venue::Kiwoom => {} // give no notice
                     }
                     close_later(connection, spec.duration.unwrap_or(NOTICE));
                     continue;
@@ -646,6 +656,7 @@ impl Player {
                 } else {
                     make_malformed(
                         market,
+                        subscriber.connection.venue,
                         simulation.config.seed,
                         &[strike.0 as u64, trade.id.unsigned_abs(), number],
                         &mut self.payload,
@@ -689,7 +700,7 @@ impl Player {
             let lifetime_us = match connection.venue {
                 Venue::Bitstamp => micros(config.bitstamp.connection_lifetime),
                 Venue::Binance => micros(config.binance.connection_lifetime),
-                Venue::Upbit | Venue::Kis => i64::MAX, // have none
+                Venue::Upbit | Venue::Kis | Venue::Kiwoom => i64::MAX, // have none
             };
             let notice_us = micros(config.binance.shutdown_notice);
             if connection.venue == Venue::Binance
@@ -709,17 +720,18 @@ impl Player {
 
 /// Spells a trade as its venue does.
 fn write_trade(simulation: &Simulation, market: &Market, trade: &Trade, connection: &Connection, out: &mut Vec<u8>) {
-    match market.venue {
+    match connection.venue {
         Venue::Bitstamp => bitstamp::socket::write_trade(market, trade, simulation.config.seed, out),
         Venue::Binance => binance::socket::write_trade(market, trade, connection, out),
         Venue::Upbit => upbit::socket::write_trade(simulation, market, trade, connection, "REALTIME", out),
         Venue::Kis => kis::socket::write_trades(market, std::slice::from_ref(trade), out),
+        Venue::Kiwoom => kiwoom::socket::write_trades(market, std::slice::from_ref(trade), out),
     }
 }
 
 /// Spells the book around a trade as its venue does; `false` when none is due.
 fn write_book(simulation: &Simulation, market: &Market, trade: &Trade, connection: &Connection, out: &mut Vec<u8>) -> bool {
-    match market.venue {
+    match connection.venue {
         Venue::Bitstamp => bitstamp::socket::write_book(market, trade, &simulation.config.bitstamp, simulation.config.seed, out),
         Venue::Binance => false, // has other channels for it
         Venue::Upbit => {
@@ -729,10 +741,12 @@ fn write_book(simulation: &Simulation, market: &Market, trade: &Trade, connectio
             }
             due
         }
-        Venue::Kis => {
+        Venue::Kis | Venue::Kiwoom => {
             let due = market.book_due(trade, simulation.config.kis.book_every).is_some();
-            if due {
-                kis::socket::write_book(market, trade, simulation.config.seed, out);
+            match connection.venue {
+                Venue::Kiwoom if due => kiwoom::socket::write_book(market, trade, simulation.config.seed, out),
+                _ if due => kis::socket::write_book(market, trade, simulation.config.seed, out),
+                _ => {}
             }
             due
         }
@@ -754,9 +768,9 @@ fn close_later(connection: Arc<Connection>, notice: Duration) {
 }
 
 /// Breaks a good trade frame in one of five ways.
-fn make_malformed(market: &Market, seed: u64, place: &[u64], payload: &mut Vec<u8>) {
+fn make_malformed(market: &Market, venue: Venue, seed: u64, place: &[u64], payload: &mut Vec<u8>) {
     let (own_code, own_code_and_nines) = (format!("|{}^", market.upper), format!("|{}^99", market.upper));
-    let (wrong_types, price, time) = match market.venue {
+    let (wrong_types, price, time) = match venue {
         Venue::Bitstamp => (
             format!(r#"{{"data":{{"id":true}},"channel":"live_trades_{}","event":"trade"}}"#, market.lower),
             ("\"price_str\":\"", "\"price_str\":\"NaN"),
@@ -773,6 +787,11 @@ fn make_malformed(market: &Market, seed: u64, place: &[u64], payload: &mut Vec<u
             format!("0|H0STCNT0|001|{}^090000", market.upper),
             ("0|H0STCNT0|001|", "0|H0STCNT0|003|"),
             (own_code.as_str(), own_code_and_nines.as_str()),
+        ),
+        Venue::Kiwoom => (
+            format!(r#"{{"data":[{{"values":true,"type":"0B","item":"{}"}}],"trnm":"REAL"}}"#, market.upper),
+            ("\"10\":\"", "\"10\":\"NaN"),
+            ("\"20\":\"", "\"20\":\"99"),
         ),
     };
     match seed::pick(seed, place, 5) {
@@ -818,7 +837,7 @@ mod tests {
             let market = Market::new(venue, "BTC", quote, (2, 8), Vec::new());
             for place in 0..50 {
                 let mut frame = good.as_bytes().to_vec();
-                make_malformed(&market, 1, &[place], &mut frame);
+                make_malformed(&market, venue, 1, &[place], &mut frame);
                 assert_ne!(frame, good.as_bytes());
                 // of another channel it would be ignored, not malformed
                 let text = String::from_utf8(frame).unwrap();

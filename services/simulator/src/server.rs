@@ -2,13 +2,14 @@
 //!
 //! `/bitstamp` is Bitstamp's WebSocket, `/bitstamp/api/v2/…` its REST; `/binance/ws[/<stream>…]` and `/binance/stream?streams=…` are Binance's
 //! WebSockets, `/binance/api/v3/…` its REST; `/upbit/websocket/v1` and `/upbit/v1/…` are Upbit's;
-//! `/kis`, `/kis/tryitout[/…]` and `/kis/oauth2/…` are KIS's; `/series/<source>/…` are the sources of monthly series. Next: `connection.rs`.
+//! `/kis`, `/kis/tryitout[/…]` and `/kis/oauth2/…` are KIS's, `/kiwoom/api/dostk/…` and `/kiwoom/oauth2/…` Kiwoom's; `/series/<source>/…` are the
+//! sources of monthly series. Next: `connection.rs`.
 
 use crate::connection::{self, Close};
 use crate::faults::FaultBody;
 use crate::market::Venue;
 use crate::simulation::Simulation;
-use crate::{binance, bitstamp, kis, series, upbit};
+use crate::{binance, bitstamp, kis, kiwoom, series, upbit};
 use anyhow::Context;
 use axum::Router;
 use axum::body::Body;
@@ -142,6 +143,7 @@ fn routes(simulation: Arc<Simulation>) -> Router {
     let binance = Router::new().merge(binance::rest::routes()).layer(from_fn_with_state(simulation.clone(), binance_rest));
     let upbit = Router::new().merge(upbit::rest::routes()).layer(from_fn_with_state(simulation.clone(), upbit_rest));
     let kis = Router::new().merge(kis::rest::routes()).layer(from_fn_with_state(simulation.clone(), kis_rest));
+    let kiwoom = Router::new().merge(kiwoom::rest::routes()).layer(from_fn_with_state(simulation.clone(), kiwoom_rest));
     Router::new()
         .route("/bitstamp", get(bitstamp_socket))
         .route("/bitstamp/", get(bitstamp_socket))
@@ -156,6 +158,8 @@ fn routes(simulation: Arc<Simulation>) -> Router {
         .route("/kis/tryitout", get(kis_socket))
         .route("/kis/tryitout/{*tr_id}", get(kis_socket))
         .nest("/kis", kis)
+        .route("/kiwoom/api/dostk/websocket", get(kiwoom_socket))
+        .nest("/kiwoom", kiwoom)
         .nest("/series", series::routes())
         .with_state(simulation)
 }
@@ -206,6 +210,10 @@ async fn kis_rest(State(simulation): Shared, request: Request, next: Next) -> Re
     rest(&simulation, Venue::Kis, async { next.run(request).await }).await
 }
 
+async fn kiwoom_rest(State(simulation): Shared, request: Request, next: Next) -> Response {
+    rest(&simulation, Venue::Kiwoom, async { next.run(request).await }).await
+}
+
 /// A REST answer, or the failure that a fault puts in its place; dated with virtual time.
 async fn rest(simulation: &Simulation, venue: Venue, answer: impl Future<Output = Response>) -> Response {
     let mut response = match refusal(simulation, venue) {
@@ -233,6 +241,7 @@ fn refusal(simulation: &Simulation, venue: Venue) -> Option<Response> {
                 Venue::Binance => binance::rest::error_body(status),
                 Venue::Upbit => upbit::rest::error_body(status),
                 Venue::Kis => kis::rest::error_body(status),
+                Venue::Kiwoom => kiwoom::rest::error_body(status),
             };
             (code, axum::Json(body)).into_response()
         }
@@ -253,7 +262,7 @@ fn refusal(simulation: &Simulation, venue: Venue) -> Option<Response> {
 fn region_refused(venue: Venue) -> Response {
     let status = StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS;
     match venue {
-        Venue::Bitstamp | Venue::Upbit | Venue::Kis => {
+        Venue::Bitstamp | Venue::Upbit | Venue::Kis | Venue::Kiwoom => {
             (status, Html("<html><body><h1>451 Unavailable For Legal Reasons</h1></body></html>")).into_response()
         }
         Venue::Binance => {
@@ -323,6 +332,14 @@ async fn kis_socket(State(simulation): Shared, request: Request) -> Response {
     upgrade(simulation, request, Venue::Kis, (false, false), Vec::new(), ping_every)
 }
 
+async fn kiwoom_socket(State(simulation): Shared, request: Request) -> Response {
+    if simulation.refusals.region_refused(Venue::Kiwoom) {
+        return region_refused(Venue::Kiwoom);
+    }
+    let ping_every = simulation.config.kiwoom.ping_every;
+    upgrade(simulation, request, Venue::Kiwoom, (false, false), Vec::new(), ping_every)
+}
+
 /// Turns an HTTP request into a WebSocket connection.
 fn upgrade(
     simulation: Arc<Simulation>,
@@ -357,6 +374,7 @@ fn upgrade(
             Venue::Binance => binance::socket::on_message(&simulation, &connection, message),
             Venue::Upbit => upbit::socket::on_message(&simulation, &connection, message),
             Venue::Kis => kis::socket::on_message(&simulation, &connection, message),
+            Venue::Kiwoom => kiwoom::socket::on_message(&simulation, &connection, message),
         };
         let on_ping_time = || match venue {
             Venue::Bitstamp => {
@@ -365,6 +383,7 @@ fn upgrade(
             Venue::Binance => binance::socket::on_ping_time(&simulation, &connection),
             Venue::Upbit => upbit::socket::on_ping_time(&simulation, &connection),
             Venue::Kis => kis::socket::on_ping_time(&simulation, &connection),
+            Venue::Kiwoom => kiwoom::socket::on_ping_time(&connection),
         };
         connection::serve(TokioIo::new(upgraded), connection.clone(), ping_every, on_message, on_ping_time).await;
         simulation.hub.leave(&connection);

@@ -10,7 +10,7 @@ use crate::place;
 use crate::series::Sources;
 use crate::tape;
 use crate::truth::Truth;
-use crate::{binance, kis, market::Market, upbit};
+use crate::{binance, kis, kiwoom, market::Market, upbit};
 use anyhow::bail;
 use marketflow_runtime::Metrics;
 use serde::Serialize;
@@ -47,6 +47,8 @@ pub struct Simulation {
     pub upbit_ledger: upbit::rest::Ledger,
     /// KIS's customers: their passes and sessions.
     pub kis_ledger: kis::rest::Ledger,
+    /// Kiwoom's customers: their tokens and how often they ask.
+    pub kiwoom_ledger: kiwoom::rest::Ledger,
     /// Sources of monthly series.
     pub series: Sources,
 }
@@ -119,6 +121,7 @@ impl Simulation {
             binance_ledger: binance::rest::Ledger::default(),
             upbit_ledger: upbit::rest::Ledger::default(),
             kis_ledger: kis::rest::Ledger::default(),
+            kiwoom_ledger: kiwoom::rest::Ledger::default(),
             series: Sources::new(&config.series, config.seed)?,
             config,
         }))

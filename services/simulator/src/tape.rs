@@ -80,7 +80,7 @@ impl Series {
         let next_id = match venue {
             Venue::Bitstamp => 1_900_000_000_000_000_000 + seed::pick_i64(id_seed, &[0], 1_000_000_000) * 1_000_000,
             Venue::Binance => 1_000_000 + seed::pick_i64(id_seed, &[0], 1_000_000),
-            Venue::Upbit | Venue::Kis => 0,
+            Venue::Upbit | Venue::Kis | Venue::Kiwoom => 0,
         };
         let (base, quote) = (base.to_owned(), quote.to_owned());
         Series { base, quote, next_id, id_seed, rows: 0, last_price: None, taker_sells: false, trades: Vec::new() }
@@ -88,14 +88,14 @@ impl Series {
 
     fn take_id(&mut self, venue: Venue, time_us: i64) -> i64 {
         let id = match venue {
-            Venue::Bitstamp | Venue::Binance | Venue::Kis => self.next_id,
+            Venue::Bitstamp | Venue::Binance | Venue::Kis | Venue::Kiwoom => self.next_id,
             Venue::Upbit => self.next_id.max(time_us.div_euclid(1_000).saturating_mul(10_000)),
         };
         self.rows += 1;
         self.next_id = id
             + match venue {
                 Venue::Bitstamp => 2 + seed::pick_i64(self.id_seed, &[self.rows], 30),
-                Venue::Binance | Venue::Upbit | Venue::Kis => 1,
+                Venue::Binance | Venue::Upbit | Venue::Kis | Venue::Kiwoom => 1,
             };
         id
     }
@@ -138,7 +138,7 @@ fn load_csv(tape: &CsvTape, range: &RangeConfig, seed: u64) -> anyhow::Result<Ve
 }
 
 fn read_csv(tape: &CsvTape, range: &RangeConfig, seed: u64, reader: impl Read) -> anyhow::Result<Vec<Market>> {
-    if tape.venue == Venue::Kis {
+    if tape.venue.exchange() == Venue::Kis {
         bail!("the Korea Exchange is played from tapes of kind krx-day only");
     }
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(reader);
@@ -259,7 +259,7 @@ const fn generated_decimals(venue: Venue) -> (u8, u8) {
         Venue::Bitstamp | Venue::Binance => (2, 5),
         // Won without a fraction, and sizes small enough for exponents.
         Venue::Upbit => (0, 8),
-        Venue::Kis => (0, 0),
+        Venue::Kis | Venue::Kiwoom => (0, 0),
     }
 }
 
@@ -268,7 +268,7 @@ fn tick(venue: Venue, price: i64) -> i64 {
     match venue {
         Venue::Bitstamp | Venue::Binance => 1,
         Venue::Upbit => upbit::tick(price),
-        Venue::Kis => kis::tick(price),
+        Venue::Kis | Venue::Kiwoom => kis::tick(price),
     }
 }
 
@@ -280,7 +280,7 @@ fn generate(tape: &GeneratedTape, range: &RangeConfig, seed: u64) -> anyhow::Res
         Venue::Bitstamp => "USD",
         Venue::Binance => "USDT",
         Venue::Upbit => "KRW",
-        Venue::Kis => bail!("the Korea Exchange has days: use a tape of kind krx-day"),
+        Venue::Kis | Venue::Kiwoom => bail!("the Korea Exchange has days: use a tape of kind krx-day"),
     };
     let decimals = generated_decimals(tape.venue);
     let mut series: Vec<Series> =

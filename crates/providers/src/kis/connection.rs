@@ -9,11 +9,12 @@
 use super::PROVIDER;
 use super::frame::{BOOK, BookField, ControlFrame, DataFrame, Record, STATUS, StatusField, TRADES, TradeField};
 use super::parse::{self, Printed, korean_time};
+use crate::krx::LastSeen;
 use crate::number::{shape_error, shown};
 use crate::session::{Session, Timing};
-use crate::{Connection, Event, FeedKind, Frame, Malformed, Moment, Secret};
+use crate::{Connection, Event, FeedKind, Frame, KEY_REFUSED, Malformed, Moment, Secret};
 use marketflow_model::{Instrument, Timestamp};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// Registrations a key may hold over all kinds.
@@ -42,10 +43,7 @@ pub struct KisConnection {
     heard: Option<Timestamp>,
     /// The registration whose repetition is to be refused.
     probing: Option<String>,
-    /// Last share of the day seen, per instrument.
-    last_ids: BTreeMap<Instrument, i64>,
-    /// Time of the last book used, per instrument.
-    books: BTreeMap<Instrument, Timestamp>,
+    seen: LastSeen,
 }
 
 impl KisConnection {
@@ -59,8 +57,7 @@ impl KisConnection {
             last_sent: None,
             heard: None,
             probing: None,
-            last_ids: BTreeMap::new(),
-            books: BTreeMap::new(),
+            seen: LastSeen::default(),
         }
     }
 
@@ -185,7 +182,7 @@ impl KisConnection {
                 let instrument = self.session.instrument(&channel(BOOK, record.book(BookField::Code))).cloned();
                 match instrument.map(|instrument| parse::quote(record, &instrument, now.received)) {
                     None => out.push(Event::Ignored),
-                    Some(Ok(quote)) => self.on_quote(quote, out),
+                    Some(Ok(quote)) => self.seen.quote(quote, out),
                     Some(Err((reason, detail))) => out.push(Event::Malformed { reason, detail, trade: None }),
                 }
             }),
@@ -211,37 +208,11 @@ impl KisConnection {
         match read {
             Ok(Printed::Trade(trade)) => {
                 self.session.heard(instrument, now);
-                if let Some((first, last)) = PROVIDER.ids(&trade) {
-                    self.watch_ids(instrument, first, last, out);
-                }
-                out.push(Event::Trade(trade));
+                self.seen.trade(&PROVIDER, trade, out);
             }
             Ok(Printed::Expected) => out.push(Event::Ignored),
             Err((reason, detail)) => out.push(Event::Malformed { reason, detail, trade: None }),
         }
-    }
-
-    fn watch_ids(&mut self, instrument: &Instrument, first: i64, last: i64, out: &mut Vec<Event>) {
-        let Some(before) = self.last_ids.get_mut(instrument) else {
-            self.last_ids.insert(instrument.clone(), last);
-            return;
-        };
-        if let Some(after) = PROVIDER.missing_after(*before, first) {
-            out.push(Event::Missing { instrument: instrument.clone(), after, before: first });
-        }
-        *before = last.max(*before);
-    }
-
-    fn on_quote(&mut self, quote: marketflow_model::Quote, out: &mut Vec<Event>) {
-        let last = self.books.entry(quote.instrument.clone()).or_insert(Timestamp::MIN);
-        if quote.event_time < *last {
-            out.push(Event::Ignored);
-            return;
-        }
-        *last = quote.event_time;
-        let through = quote.event_time;
-        out.push(Event::Quote(quote));
-        out.push(Event::Evidence { through });
     }
 }
 
@@ -290,7 +261,7 @@ impl Connection for KisConnection {
     fn unsubscribe(&mut self, instruments: &[Instrument], now: Moment, out: &mut Vec<Event>) {
         for instrument in instruments {
             self.instruments.remove(instrument);
-            self.last_ids.remove(instrument);
+            self.seen.forget(instrument);
         }
         self.arrange(now);
         self.send(now, out);
@@ -310,9 +281,6 @@ fn halt(record: Record<'_>, instrument: Instrument, now: Moment) -> Event {
     };
     Event::Halt { instrument, halted: halted || interrupted, at: now.received, reason }
 }
-
-/// Why a connection ends whose pass is not taken: the next one needs a new pass.
-pub const KEY_REFUSED: &str = "key_refused";
 
 fn channel(tr_id: &str, tr_key: &str) -> String {
     format!("{tr_id}:{tr_key}")

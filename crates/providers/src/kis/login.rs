@@ -6,7 +6,7 @@
 //! Next: `frame.rs`.
 
 use super::{APP_KEY, APP_SECRET};
-use crate::{Credentials, Login, LoginRequest, Pass, PassKind, RestAnswer, RestError, Secret, status_error};
+use crate::{Credentials, Ends, Login, LoginRequest, Pass, PassKind, RestAnswer, RestError, Secret, status_error};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -30,6 +30,13 @@ struct ApprovalRequest<'a> {
     grant_type: &'static str,
     appkey: &'a str,
     secretkey: &'a str,
+}
+
+#[derive(Serialize)]
+struct RevokeRequest<'a> {
+    appkey: &'a str,
+    appsecret: &'a str,
+    token: &'a str,
 }
 
 #[derive(Deserialize)]
@@ -57,6 +64,7 @@ impl Login for KisLogin {
         LoginRequest {
             path,
             content_type: "application/json; charset=utf-8",
+            headers: &[],
             body: Secret::new(body.unwrap_or_default()),
             interval_min: ISSUE_INTERVAL,
         }
@@ -83,11 +91,26 @@ impl Login for KisLogin {
         match secret.filter(|secret| !secret.is_empty()) {
             Some(secret) => {
                 let valid_for = read.expires_in.map_or(VALID_FOR, Duration::from_secs);
-                Ok(Pass { secret: Secret::new(secret), valid_for })
+                Ok(Pass { secret: Secret::new(secret), ends: Ends::After(valid_for) })
             }
             // The body is not shown: whatever it holds may be a pass.
             None => Err(RestError::Unavailable { retry_after: None, detail: format!("HTTP {}: no pass in it", answer.status) }),
         }
+    }
+
+    /// Only of access tokens: an approval key ends by itself.
+    fn revocation(&self, _: PassKind, credentials: &Credentials, pass: &Secret) -> LoginRequest {
+        let (appkey, secret) = (credentials.get(APP_KEY), credentials.get(APP_SECRET));
+        let body = RevokeRequest { appkey: appkey.expose(), appsecret: secret.expose(), token: pass.expose() };
+        LoginRequest {
+            path: "/oauth2/revokeP",
+            body: Secret::new(serde_json::to_string(&body).unwrap_or_default()),
+            ..self.request(PassKind::AccessToken, credentials)
+        }
+    }
+
+    fn for_socket(&self) -> PassKind {
+        PassKind::SocketKey
     }
 }
 
@@ -109,9 +132,9 @@ mod tests {
         assert!(key.path == "/oauth2/Approval" && key.body.expose().contains(r#""secretkey":"the\"secret""#));
         let issued =
             pass(PassKind::AccessToken, 200, r#"{"access_token":"abc","token_type":"Bearer","expires_in":3600}"#).unwrap();
-        assert_eq!((issued.secret.expose(), issued.valid_for), ("abc", Duration::from_secs(3_600)));
+        assert_eq!((issued.secret.expose(), issued.ends), ("abc", Ends::After(Duration::from_secs(3_600))));
         let issued = pass(PassKind::SocketKey, 200, r#"{"approval_key":"a-b"}"#).unwrap();
-        assert_eq!((issued.secret.expose(), issued.valid_for), ("a-b", VALID_FOR));
+        assert_eq!((issued.secret.expose(), issued.ends), ("a-b", Ends::After(VALID_FOR)));
         assert!(!format!("{credentials:?} {token:?} {issued:?}").contains("secret\\\""), "secrets are not printed");
         assert!(!format!("{token:?} {issued:?}").contains("a-b"));
     }

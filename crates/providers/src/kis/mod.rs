@@ -9,12 +9,10 @@ mod frame;
 mod login;
 mod parse;
 
-use crate::{FeedKind, Limits, Provider, Repair};
-use marketflow_model::Instrument;
-use std::time::Duration;
+use crate::{FeedKind, Limits, Provider, krx};
 
 pub use candles::KisCandles;
-pub use connection::{KEY_REFUSED, KisConnection};
+pub use connection::KisConnection;
 pub use login::KisLogin;
 
 /// Name of the customer's application key.
@@ -25,7 +23,7 @@ pub const APP_SECRET: &str = "KIS_APP_SECRET";
 /// The entry in [`crate::ALL`].
 pub const PROVIDER: Provider = Provider {
     id: "kis",
-    venue: "KRX",
+    venue: krx::VENUE,
     feeds: &[FeedKind::Trades, FeedKind::Quotes, FeedKind::Halts],
     websocket_url: "ws://ops.koreainvestment.com:21000/tryitout",
     rest_url: "https://openapi.koreainvestment.com:9443",
@@ -37,31 +35,9 @@ pub const PROVIDER: Provider = Provider {
         rest_weight_per_second: 15,
         rest_weight_burst: 15,
     },
-    repair: Repair::CumulativeVolume { shares_per_day_max: parse::SHARES_PER_DAY_MAX, resolution: Duration::from_secs(1) },
+    repair: krx::REPAIR,
     connection: |instruments, timing, key| Box::new(KisConnection::new(&instruments, timing, key)),
     login: Some(&KisLogin),
     rest: None,
-    accepts,
+    accepts: krx::accepts,
 };
-
-/// Short codes have six characters, today also letters (`0080G0`).
-fn accepts(instrument: &Instrument) -> bool {
-    let symbol = instrument.symbol();
-    let code = symbol.len() == 6 && symbol.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
-    instrument.venue() == PROVIDER.venue && code
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn instruments_are_the_exchanges_short_codes() {
-        let check = |text: &str, expected: bool| assert_eq!(accepts(&text.parse().unwrap()), expected, "{text}");
-        check("KRX:005930", true);
-        check("KRX:0080G0", true);
-        check("KRX:5930", false);
-        check("KRX:0080g0", false);
-        check("UPBIT:005930", false);
-    }
-}

@@ -1,18 +1,13 @@
-//! Record → trade or quote: time zone, side, auctions and exact numbers are settled here, once.
-//!
-//! KIS gives a trade no id. What it gives is the day's volume after it, which rises by each trade's size: so a share of the day is an id, a trade
-//! stands for as many of them as it has shares, and a hole in them is a hole in the trades ([`crate::Repair::CumulativeVolume`]).
+//! Record → trade or quote: time zone, side, auctions and exact numbers are settled here, once. Ids: `crates/providers/src/krx.rs`.
 //!
 //! Next: `connection.rs`.
 
 use super::PROVIDER;
 use super::frame::{BookField, Record, TradeField};
-use crate::Malformed;
-use crate::number::{FieldError, integer, price, quantity, shown};
+pub(super) use crate::krx::korean_time;
+use crate::krx::{korean_date, sequence};
+use crate::number::{FieldError, price, quantity};
 use marketflow_model::{Condition, Conditions, Instrument, Price, Quantity, Quote, Side, Source, Timestamp, Trade};
-
-/// No instrument trades so many shares a day: the number of a share within the day is written behind the date, `YYYYMMDD` and eleven digits.
-pub(super) const SHARES_PER_DAY_MAX: i64 = 100_000_000_000;
 
 /// What a trade record says.
 pub(super) enum Printed {
@@ -28,11 +23,7 @@ pub(super) fn trade(record: Record<'_>, instrument: &Instrument, received: Times
     }
     let date = field(TradeField::Date);
     let event_time = korean_time("STCK_CNTG_HOUR", date, field(TradeField::Time))?;
-    let day_volume = integer("ACML_VOL", field(TradeField::DayVolume))?;
-    if !(0..SHARES_PER_DAY_MAX).contains(&day_volume) {
-        return Err((Malformed::BadNumber, format!("ACML_VOL: {day_volume} shares in a day")));
-    }
-    let sequence = integer("BSOP_DATE", date)? * SHARES_PER_DAY_MAX + day_volume;
+    let sequence = sequence(date, "ACML_VOL", field(TradeField::DayVolume))?;
     let phase = field(TradeField::MarketPhase).as_bytes();
     let side = field(TradeField::Side);
     // What an auction prints has no aggressor: the opening (3) and, by the phase's second digit, the closing price.
@@ -77,47 +68,4 @@ pub(super) fn quote(record: Record<'_>, instrument: &Instrument, received: Times
         ask_size,
         sequence: None,
     })
-}
-
-/// `YYYYMMDD` and `HHMMSS` in Korea, which is nine hours ahead of UTC all year (since 1988).
-pub(super) fn korean_time(field: &str, date: &str, time: &str) -> Result<Timestamp, FieldError> {
-    let bad = || (Malformed::BadTime, format!("{field}: no time in Korea: {} {}", shown(date), shown(time)));
-    let digits = |text: &str, length| text.len() == length && text.bytes().all(|b| b.is_ascii_digit());
-    if !digits(date, 8) || !digits(time, 6) {
-        return Err(bad());
-    }
-    let (year, month, day) = (&date[..4], &date[4..6], &date[6..]);
-    if !("2009".."2100").contains(&year) {
-        return Err(bad());
-    }
-    let text = format!("{year}-{month}-{day}T{}:{}:{}+09:00", &time[..2], &time[2..4], &time[4..]);
-    Timestamp::parse(&text).map_err(|_| bad())
-}
-
-/// The date in Korea, `YYYYMMDD`.
-fn korean_date(at: Timestamp) -> String {
-    const NINE_HOURS_MICROS: i64 = 9 * 3_600_000_000;
-    let text = at.plus_micros(NINE_HOURS_MICROS).to_string();
-    text.chars().take(10).filter(|c| *c != '-').collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_koreas_and_must_be_times() {
-        let text = |date, time| korean_time("t", date, time).map(|t| t.to_string());
-        assert_eq!(text("20260724", "090000").unwrap(), "2026-07-24T00:00:00Z");
-        for (date, time) in
-            [("20260724", "250000"), ("20261324", "090000"), ("2026072", "090000"), ("20260724", "0900é"), ("", "")]
-        {
-            assert_eq!(text(date, time).unwrap_err().0, Malformed::BadTime, "{date} {time}");
-        }
-        let midnight_in_korea = Timestamp::parse("2026-07-23T15:00:00Z").unwrap();
-        assert_eq!(
-            (korean_date(midnight_in_korea), korean_date(midnight_in_korea.plus_micros(-1))),
-            ("20260724".into(), "20260723".into())
-        );
-    }
 }

@@ -61,6 +61,8 @@ pub struct Status {
 /// One instrument's day.
 #[derive(Debug, Default)]
 pub struct Day {
+    /// The instrument's name in Korean.
+    pub(crate) name: String,
     /// Halts and interruptions, in the order they begin and end.
     pub(crate) statuses: Vec<Status>,
     /// The close of the day before.
@@ -151,7 +153,7 @@ pub fn generate(tape: &KrxDayTape, range: &RangeConfig, seed: u64) -> anyhow::Re
             let printed = one_day(own_seed, symbol % 3 == 0, listing.base, &halts, count, midnight, number);
             let trades = printed.trades;
             let (first, last) = (before(&trades, from_us), before(&trades, to_us));
-            let whole = Day { statuses: printed.statuses, ..Day::of(&trades) };
+            let whole = Day { name: listing.name, statuses: printed.statuses, ..Day::of(&trades) };
             let mut market = Market::new(Venue::Kis, &listing.code, "KRW", (0, 0), trades[first..last].to_vec());
             market.day = whole.part(first..last, from_us, to_us);
             Ok(market)

@@ -34,7 +34,7 @@ fn on_tick(price: i64) -> i64 {
 }
 
 /// Highest and lowest price of a day: 30 % off the base price, each cut to steps towards it.
-fn limits(base: i64) -> (i64, i64) {
+pub(crate) fn limits(base: i64) -> (i64, i64) {
     let width = base * 3 / 10;
     let width = width - width % tick(base);
     let lowest = base - width;

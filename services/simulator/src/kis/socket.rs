@@ -129,7 +129,7 @@ pub fn on_ping_time(simulation: &Simulation, connection: &Connection) {
     *pinged = Some((Instant::now(), Vec::new()));
 }
 
-fn korean(time_us: i64, format: &str) -> String {
+pub(crate) fn korean(time_us: i64, format: &str) -> String {
     const NINE_HOURS_US: i64 = 9 * 3_600_000_000;
     jiff::Timestamp::from_microsecond(time_us + NINE_HOURS_US).map(|time| time.strftime(format).to_string()).unwrap_or_default()
 }
@@ -153,7 +153,7 @@ pub fn write_trades(market: &Market, trades: &[Trade], out: &mut Vec<u8>) {
     }
 }
 
-fn whole(number: crate::decimal::Decimal) -> i64 {
+pub(crate) fn whole(number: crate::decimal::Decimal) -> i64 {
     i64::try_from(number.at_scale(0)).unwrap_or(i64::MAX)
 }
 
@@ -168,7 +168,7 @@ fn against(price: i64, other: i64) -> (&'static str, i64) {
 }
 
 /// A ratio as text with two decimals; half towards zero.
-fn percent(part: i64, whole: i64) -> String {
+pub(crate) fn percent(part: i64, whole: i64) -> String {
     let hundredths = if whole == 0 { 0 } else { i128::from(part) * 10_000 / i128::from(whole) };
     crate::decimal::scaled_text(hundredths, 2)
 }

@@ -1,0 +1,345 @@
+//! Kiwoom's requests: one POST per call, chosen by the header `api-id`, paged by `cont-yn` and `next-key`, with its limits and error texts.
+//! Next: `server.rs`.
+
+use super::{change, signed};
+use crate::config::KiwoomConfig;
+use crate::kis::socket::{korean, percent, whole};
+use crate::market::{Market, Trade, Venue};
+use crate::seed;
+use crate::simulation::Simulation;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{OriginalUri, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+type Shared = State<Arc<Simulation>>;
+
+const DONE: &str = "정상적으로 처리되었습니다";
+const MINUTE_US: i64 = 60_000_000;
+/// Calls and the paths they belong to.
+const CALLS: &[(&str, &str)] = &[
+    ("ka10080", "/api/dostk/chart"),
+    ("ka10001", "/api/dostk/stkinfo"),
+    ("ka10099", "/api/dostk/stkinfo"),
+    ("ka10100", "/api/dostk/stkinfo"),
+];
+
+/// The routes below `/kiwoom`.
+pub fn routes() -> Router<Arc<Simulation>> {
+    Router::new()
+        .route("/oauth2/token", post(token))
+        .route("/oauth2/revoke", post(revoke))
+        .route("/api/dostk/{group}", post(call))
+        .fallback(async || refusal(StatusCode::NOT_FOUND, 2, "[1504:해당 URI에서는 지원하는 API ID가 아닙니다]"))
+}
+
+/// Who was given what, and who asks how often.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Tokens: whose they are and when they end.
+    tokens: Mutex<HashMap<String, (String, Instant)>>,
+    customers: Mutex<HashMap<String, Customer>>,
+    issued: AtomicU64,
+    excess: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Customer {
+    /// The times of the last calls, all and by name.
+    calls: VecDeque<Instant>,
+    calls_by_name: HashMap<String, VecDeque<Instant>>,
+    refused: u32,
+    banned_until: Option<Instant>,
+    entered: Option<Instant>,
+}
+
+impl Ledger {
+    /// Whether a token may enter the WebSocket now; `None`: it is not good.
+    pub fn enters(&self, token: &str, config: &KiwoomConfig) -> Option<bool> {
+        let app_key = self.customer(token)?;
+        let mut customers = lock(&self.customers);
+        let customer = customers.entry(app_key).or_default();
+        let soon = customer.entered.is_some_and(|at| at.elapsed() < config.login_interval);
+        customer.entered = Some(Instant::now());
+        Some(!soon)
+    }
+
+    /// One registration more than a connection may hold was asked for.
+    pub fn count_excess(&self) {
+        self.excess.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many registrations and calls were refused as too many.
+    pub fn excess(&self) -> u64 {
+        self.excess.load(Ordering::Relaxed)
+    }
+
+    fn customer(&self, token: &str) -> Option<String> {
+        lock(&self.tokens).get(token).filter(|(_, ends)| Instant::now() < *ends).map(|(app_key, _)| app_key.clone())
+    }
+
+    /// Counts a call; the limit's answer when it is one too many.
+    fn admit(&self, app_key: &str, api_id: &str, config: &KiwoomConfig) -> Result<(), Response> {
+        let now = Instant::now();
+        let mut customers = lock(&self.customers);
+        let customer = customers.entry(app_key.to_owned()).or_default();
+        let banned = customer.banned_until.is_some_and(|until| now < until);
+        let within = |calls: &mut VecDeque<Instant>, window: Duration, most: usize| {
+            calls.retain(|at| now - *at < window);
+            let fits = calls.len() < most;
+            if fits {
+                calls.push_back(now);
+            }
+            fits
+        };
+        let own = customer.calls_by_name.entry(api_id.to_owned()).or_default();
+        let fits = !banned
+            && within(&mut customer.calls, Duration::from_secs(1), config.calls_per_second)
+            && within(own, config.calls_of_one_within, config.calls_of_one);
+        if fits {
+            return Ok(());
+        }
+        self.count_excess();
+        customer.refused += 1;
+        if config.ban_after > 0 && customer.refused > config.ban_after && !banned {
+            (customer.refused, customer.banned_until) = (0, Some(now + config.ban));
+        }
+        let words = format!("허용된 요청 개수를 초과하였습니다[1700:허용된 요청 개수를 초과하였습니다. API ID={api_id}]");
+        let status = StatusCode::from_u16(config.limit_status).unwrap_or(StatusCode::TOO_MANY_REQUESTS);
+        Err(refusal(status, 5, &words))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The error object of a failing answer.
+pub fn error_body(_status: u16) -> Value {
+    json!({"return_code": 9, "return_msg": "예기치 못한 에러가 발생하였습니다[1999:예기치 못한 에러가 발생하였습니다]"})
+}
+
+fn refusal(status: StatusCode, code: i32, words: &str) -> Response {
+    (status, axum::Json(json!({"return_code": code, "return_msg": words}))).into_response()
+}
+
+fn token_refused() -> Response {
+    refusal(StatusCode::OK, 3, "인증에 실패했습니다[8005:Token이 유효하지 않습니다]")
+}
+
+/// The customer of a token call.
+fn customer_of(simulation: &Simulation, request: &Value) -> Result<String, Response> {
+    let text = |name: &str| request[name].as_str().unwrap_or_default().to_owned();
+    let config = &simulation.config.kiwoom;
+    let (app_key, secret) = (text("appkey"), text("secretkey"));
+    let wrong = |words: &str| Err(refusal(StatusCode::OK, 3, &format!("인증에 실패했습니다{words}")));
+    if app_key.is_empty() || secret.is_empty() {
+        return wrong("[8020:입력파라미터로 appkey 또는 secretkey가 들어오지 않았습니다]");
+    }
+    if !(config.app_key.is_empty() || config.app_key == app_key) {
+        return wrong("[8001:App Key와 Secret Key 검증에 실패했습니다]");
+    }
+    if !(config.secret_key.is_empty() || config.secret_key == secret) {
+        return wrong("[8002:App Key와 Secret Key 검증에 실패했습니다]");
+    }
+    Ok(app_key)
+}
+
+async fn token(State(simulation): Shared, body: Bytes) -> Result<Response, Response> {
+    let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if request["grant_type"] != "client_credentials" {
+        return Err(refusal(StatusCode::OK, 3, "인증에 실패했습니다[8012:grant_type의 값이 맞지 않습니다]"));
+    }
+    let app_key = customer_of(&simulation, &request)?;
+    let (config, ledger) = (&simulation.config.kiwoom, &simulation.kiwoom_ledger);
+    let number = ledger.issued.fetch_add(1, Ordering::Relaxed);
+    let name = |part: u64| seed::mix(seed::of_text(&app_key), &[number, part]);
+    let token = format!("{:016X}{:016X}", name(1), name(2));
+    lock(&ledger.tokens).insert(token.clone(), (app_key, Instant::now() + config.token_life));
+    // Tokens live in real time, whatever is played.
+    let ends = jiff::Timestamp::now() + config.token_life;
+    let expires = korean(ends.as_microsecond(), "%Y%m%d%H%M%S");
+    Ok(axum::Json(json!({
+        "expires_dt": expires, "token_type": "bearer", "token": token, "return_code": 0, "return_msg": DONE,
+    }))
+    .into_response())
+}
+
+async fn revoke(State(simulation): Shared, body: Bytes) -> Result<Response, Response> {
+    let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let app_key = customer_of(&simulation, &request)?;
+    let mut tokens = lock(&simulation.kiwoom_ledger.tokens);
+    let token = request["token"].as_str().unwrap_or_default();
+    if tokens.get(token).is_none_or(|(owner, _)| *owner != app_key) {
+        return Err(refusal(StatusCode::OK, 3, "인증에 실패했습니다[8015:Token 폐기에 실패했습니다]"));
+    }
+    tokens.remove(token);
+    Ok(axum::Json(json!({"return_code": 0, "return_msg": DONE})).into_response())
+}
+
+/// One page of an answer.
+struct Page {
+    body: Value,
+    /// The name of the next page.
+    next: Option<String>,
+}
+
+async fn call(
+    State(simulation): Shared,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Response> {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let api_id = header("api-id").to_owned();
+    let wrong = |words: &str| refusal(StatusCode::OK, 2, words);
+    if api_id.is_empty() {
+        return Err(wrong("API ID가 없습니다[1501:API ID가 Null이거나 값이 없습니다]"));
+    }
+    let Some((_, path)) = CALLS.iter().find(|(known, _)| *known == api_id) else {
+        return Err(wrong("지원하지 않는 API ID입니다[1505:해당 API ID는 존재하지 않습니다]"));
+    };
+    if !uri.path().ends_with(path) {
+        return Err(wrong("URI가 다릅니다[1504:해당 URI에서는 지원하는 API ID가 아닙니다]"));
+    }
+    let Some(token) = header("authorization").strip_prefix("Bearer ") else {
+        return Err(wrong("인증 정보가 없습니다[1513:Http Header에 authorization 필드가 설정되어 있지 않습니다]"));
+    };
+    let ledger = &simulation.kiwoom_ledger;
+    let app_key = ledger.customer(token).ok_or_else(token_refused)?;
+    ledger.admit(&app_key, &api_id, &simulation.config.kiwoom)?;
+    let request: Value =
+        serde_json::from_slice(&body).map_err(|_| wrong("입력값이 올바르지 않습니다[1517:입력 값 형식이 올바르지 않습니다]"))?;
+    let from = if header("cont-yn") == "Y" { header("next-key") } else { "" };
+    let page = match api_id.as_str() {
+        "ka10080" => minutes(&simulation, &request, from),
+        "ka10001" => basic(&simulation, &request),
+        "ka10100" => find(&simulation, &request).map(|market| Page { body: listing(market), next: None }),
+        _ => Ok(listings(&simulation, &request)),
+    }?;
+    let mut answer = page.body;
+    answer["return_code"] = 0.into();
+    answer["return_msg"] = DONE.into();
+    let mut response = axum::Json(answer).into_response();
+    let headers = response.headers_mut();
+    let text = |text: &str| HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""));
+    headers.insert("api-id", text(&api_id));
+    headers.insert("cont-yn", HeaderValue::from_static(if page.next.is_some() { "Y" } else { "N" }));
+    headers.insert("next-key", text(page.next.as_deref().unwrap_or_default()));
+    Ok(response)
+}
+
+/// The market of the code asked for, by itself or with a suffix for the exchange.
+fn find<'a>(simulation: &'a Simulation, request: &Value) -> Result<&'a Market, Response> {
+    let Some(code) = request["stk_cd"].as_str().filter(|code| !code.is_empty()) else {
+        return Err(refusal(StatusCode::OK, 2, "입력값이 올바르지 않습니다[1511:필수 입력 파라미터가 누락되었습니다. stk_cd]"));
+    };
+    let found = code.strip_suffix("_AL").unwrap_or(code);
+    let index = simulation.hub.find(Venue::Kis, found);
+    let index = index.ok_or_else(|| refusal(StatusCode::OK, 2, "종목정보가 없습니다[1902:종목 정보가 없습니다]"))?;
+    Ok(&simulation.hub.markets[index])
+}
+
+/// `ka10080`: minutes, newest first, over days; the running one too.
+fn minutes(simulation: &Simulation, request: &Value, from: &str) -> Result<Page, Response> {
+    let market = find(simulation, request)?;
+    let scope: i64 = request["tic_scope"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
+    if ![1, 3, 5, 10, 15, 30, 45, 60].contains(&scope) {
+        return Err(refusal(
+            StatusCode::OK,
+            2,
+            "입력값이 올바르지 않습니다[1511:필수 입력 파라미터가 누락되었습니다. tic_scope]",
+        ));
+    }
+    let until = request["base_dt"].as_str().filter(|text| !text.is_empty()).unwrap_or("99999999").to_owned();
+    let mut rows: BTreeMap<i64, Row> = BTreeMap::new();
+    market.happened(|trades| {
+        for (at, trade) in trades.iter().enumerate() {
+            let label = trade.time_us.div_euclid(scope * MINUTE_US) * scope * MINUTE_US;
+            let volume = market.day.after(at).map_or(0, |totals| totals.volume);
+            rows.entry(label).or_insert_with(|| Row::of(trade)).take(trade, volume);
+        }
+    });
+    let base = market.day.base;
+    let labelled = rows.iter().rev().map(|(at, row)| (korean(*at, "%Y%m%d%H%M%S"), row));
+    let wanted: Vec<_> =
+        labelled.filter(|(label, _)| label[..8] <= until[..] && (from.is_empty() || label.as_str() < from)).collect();
+    let size = simulation.config.kiwoom.chart_rows;
+    let next = (wanted.len() > size).then(|| wanted[size - 1].0.clone());
+    let shown: Vec<Value> = wanted.iter().take(size).map(|(label, row)| row.told(label, base)).collect();
+    Ok(Page { body: json!({"stk_cd": market.upper, "stk_min_pole_chart_qry": shown}), next })
+}
+
+struct Row {
+    open: i64,
+    high: i64,
+    low: i64,
+    close: i64,
+    volume: i64,
+    day_volume: i64,
+}
+
+impl Row {
+    fn of(trade: &Trade) -> Row {
+        let price = whole(trade.price());
+        Row { open: price, high: price, low: price, close: price, volume: 0, day_volume: 0 }
+    }
+
+    fn take(&mut self, trade: &Trade, day_volume: i64) {
+        let price = whole(trade.price());
+        (self.high, self.low, self.close) = (self.high.max(price), self.low.min(price), price);
+        self.volume += whole(trade.size());
+        self.day_volume = day_volume;
+    }
+
+    fn told(&self, label: &str, base: i64) -> Value {
+        let (sign, change) = change(self.close, base);
+        json!({
+            "cur_prc": signed(self.close, base), "trde_qty": self.volume.to_string(), "cntr_tm": label,
+            "open_pric": signed(self.open, base), "high_pric": signed(self.high, base), "low_pric": signed(self.low, base),
+            "acc_trde_qty": self.day_volume.to_string(), "pred_pre": change, "pred_pre_sig": sign,
+        })
+    }
+}
+
+/// `ka10001`: one instrument and its day so far.
+fn basic(simulation: &Simulation, request: &Value) -> Result<Page, Response> {
+    let market = find(simulation, request)?;
+    let base = market.day.base;
+    let last = market.happened(|trades| Some((whole(trades.last()?.price()), trades.len() - 1)));
+    let totals = last.and_then(|(_, at)| market.day.after(at).copied());
+    let (sign, changed) = change(last.map_or(base, |(price, _)| price), base);
+    let price = |price: Option<i64>| price.map(|price| signed(price, base)).unwrap_or_default();
+    Ok(Page {
+        body: json!({
+            "stk_cd": market.upper, "stk_nm": market.day.name, "base_pric": base.to_string(),
+            "upl_pric": signed(crate::kis::limits(base).0, base), "lst_pric": signed(crate::kis::limits(base).1, base),
+            "open_pric": price(totals.map(|totals| totals.open.0)), "high_pric": price(totals.map(|totals| totals.high.0)),
+            "low_pric": price(totals.map(|totals| totals.low.0)), "cur_prc": price(last.map(|(price, _)| price)),
+            "pre_sig": sign, "pred_pre": changed, "flu_rt": percent(last.map_or(0, |(price, _)| price - base), base),
+            "trde_qty": totals.map_or(0, |totals| totals.volume).to_string(), "setl_mm": "12", "fav": "100",
+        }),
+        next: None,
+    })
+}
+
+/// `ka10099`: the instruments of a market; all that are played belong to KOSPI.
+fn listings(simulation: &Simulation, request: &Value) -> Page {
+    let markets = simulation.hub.markets.iter().filter(|market| market.venue == Venue::Kis && request["mrkt_tp"] == "0");
+    Page { body: json!({"list": markets.map(listing).collect::<Vec<_>>()}), next: None }
+}
+
+fn listing(market: &Market) -> Value {
+    json!({
+        "code": market.upper, "name": market.day.name, "listCount": "0000000005919638", "auditInfo": "정상", "regDay": "19750611",
+        "lastPrice": format!("{:08}", market.day.base), "state": "증거금20%|담보대출", "marketCode": "0", "marketName": "거래소",
+        "upName": "", "upSizeName": "대형주", "companyClassName": "", "orderWarning": "0", "nxtEnable": "Y",
+    })
+}
