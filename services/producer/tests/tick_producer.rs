@@ -135,8 +135,8 @@ async fn judge_of_brokers(stack: &TestStack, truth: &[Value]) -> anyhow::Result<
     let sure = |gap: &Control| gap.reason.as_deref().is_none_or(|reason| !reason.contains("maybe"));
     let misses = |gap: &Control| missing.iter().any(|name| holds(gap, *name));
     let missed_before = |gap: &Control| {
-        let doubted = abandoned.iter().filter(|other| !sure(other) && other.instrument == gap.instrument && other.to == gap.from);
-        doubted.into_iter().any(|other| misses(other))
+        let ends_there = |other: &Control| other.instrument == gap.instrument && other.to == gap.from;
+        abandoned.iter().any(|other| !sure(other) && ends_there(other) && misses(other))
     };
     let empty: Vec<_> = abandoned.iter().filter(|gap| sure(gap) && !misses(gap) && !missed_before(gap)).collect();
     ensure!(empty.is_empty(), "{} of {} abandoned gaps miss nothing: {empty:?}", empty.len(), abandoned.len());

@@ -743,10 +743,10 @@ fn write_book(simulation: &Simulation, market: &Market, trade: &Trade, connectio
         }
         Venue::Kis | Venue::Kiwoom => {
             let due = market.book_due(trade, simulation.config.kis.book_every).is_some();
-            match connection.venue {
-                Venue::Kiwoom if due => kiwoom::socket::write_book(market, trade, simulation.config.seed, out),
-                _ if due => kis::socket::write_book(market, trade, simulation.config.seed, out),
-                _ => {}
+            if due && connection.venue == Venue::Kiwoom {
+                kiwoom::socket::write_book(market, trade, simulation.config.seed, out);
+            } else if due {
+                kis::socket::write_book(market, trade, simulation.config.seed, out);
             }
             due
         }

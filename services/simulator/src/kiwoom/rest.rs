@@ -86,7 +86,7 @@ impl Ledger {
     }
 
     /// Counts a call; the limit's answer when it is one too many.
-    fn admit(&self, app_key: &str, api_id: &str, config: &KiwoomConfig) -> Result<(), Response> {
+    fn admit(&self, app_key: &str, api_id: &str, config: &KiwoomConfig) -> Result<(), Refusal> {
         let now = Instant::now();
         let mut customers = lock(&self.customers);
         let customer = customers.entry(app_key.to_owned()).or_default();
@@ -126,16 +126,25 @@ pub fn error_body(_status: u16) -> Value {
     json!({"return_code": 9, "return_msg": "예기치 못한 에러가 발생하였습니다[1999:예기치 못한 에러가 발생하였습니다]"})
 }
 
-fn refusal(status: StatusCode, code: i32, words: &str) -> Response {
-    (status, axum::Json(json!({"return_code": code, "return_msg": words}))).into_response()
+/// An error answer: status, number, words with the code in brackets.
+struct Refusal(StatusCode, i32, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, axum::Json(json!({"return_code": self.1, "return_msg": self.2}))).into_response()
+    }
 }
 
-fn token_refused() -> Response {
+fn refusal(status: StatusCode, code: i32, words: &str) -> Refusal {
+    Refusal(status, code, words.to_owned())
+}
+
+fn token_refused() -> Refusal {
     refusal(StatusCode::OK, 3, "인증에 실패했습니다[8005:Token이 유효하지 않습니다]")
 }
 
 /// The customer of a token call.
-fn customer_of(simulation: &Simulation, request: &Value) -> Result<String, Response> {
+fn customer_of(simulation: &Simulation, request: &Value) -> Result<String, Refusal> {
     let text = |name: &str| request[name].as_str().unwrap_or_default().to_owned();
     let config = &simulation.config.kiwoom;
     let (app_key, secret) = (text("appkey"), text("secretkey"));
@@ -152,7 +161,7 @@ fn customer_of(simulation: &Simulation, request: &Value) -> Result<String, Respo
     Ok(app_key)
 }
 
-async fn token(State(simulation): Shared, body: Bytes) -> Result<Response, Response> {
+async fn token(State(simulation): Shared, body: Bytes) -> Result<Response, Refusal> {
     let request: Value = serde_json::from_slice(&body).unwrap_or_default();
     if request["grant_type"] != "client_credentials" {
         return Err(refusal(StatusCode::OK, 3, "인증에 실패했습니다[8012:grant_type의 값이 맞지 않습니다]"));
@@ -172,7 +181,7 @@ async fn token(State(simulation): Shared, body: Bytes) -> Result<Response, Respo
     .into_response())
 }
 
-async fn revoke(State(simulation): Shared, body: Bytes) -> Result<Response, Response> {
+async fn revoke(State(simulation): Shared, body: Bytes) -> Result<Response, Refusal> {
     let request: Value = serde_json::from_slice(&body).unwrap_or_default();
     let app_key = customer_of(&simulation, &request)?;
     let mut tokens = lock(&simulation.kiwoom_ledger.tokens);
@@ -196,7 +205,7 @@ async fn call(
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let api_id = header("api-id").to_owned();
     let wrong = |words: &str| refusal(StatusCode::OK, 2, words);
@@ -237,7 +246,7 @@ async fn call(
 }
 
 /// The market of the code asked for, by itself or with a suffix for the exchange.
-fn find<'a>(simulation: &'a Simulation, request: &Value) -> Result<&'a Market, Response> {
+fn find<'a>(simulation: &'a Simulation, request: &Value) -> Result<&'a Market, Refusal> {
     let Some(code) = request["stk_cd"].as_str().filter(|code| !code.is_empty()) else {
         return Err(refusal(StatusCode::OK, 2, "입력값이 올바르지 않습니다[1511:필수 입력 파라미터가 누락되었습니다. stk_cd]"));
     };
@@ -248,7 +257,7 @@ fn find<'a>(simulation: &'a Simulation, request: &Value) -> Result<&'a Market, R
 }
 
 /// `ka10080`: minutes, newest first, over days; the running one too.
-fn minutes(simulation: &Simulation, request: &Value, from: &str) -> Result<Page, Response> {
+fn minutes(simulation: &Simulation, request: &Value, from: &str) -> Result<Page, Refusal> {
     let market = find(simulation, request)?;
     let scope: i64 = request["tic_scope"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
     if ![1, 3, 5, 10, 15, 30, 45, 60].contains(&scope) {
@@ -310,7 +319,7 @@ impl Row {
 }
 
 /// `ka10001`: one instrument and its day so far.
-fn basic(simulation: &Simulation, request: &Value) -> Result<Page, Response> {
+fn basic(simulation: &Simulation, request: &Value) -> Result<Page, Refusal> {
     let market = find(simulation, request)?;
     let base = market.day.base;
     let last = market.happened(|trades| Some((whole(trades.last()?.price()), trades.len() - 1)));

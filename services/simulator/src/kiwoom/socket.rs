@@ -179,8 +179,7 @@ pub fn write_status(market: &Market, status: Status, out: &mut Vec<u8>) -> bool 
         Some(before) if before.interrupted => (before.time_us, Some(status.time_us)),
         _ => return false,
     };
-    let happened = before_time(market, status.time_us);
-    let (price, volume) = happened.map_or((0, 0), |(price, totals_volume)| (price, totals_volume));
+    let (price, volume) = before_time(market, status.time_us).unwrap_or_default();
     let mut values = Map::new();
     let release = released.map_or_else(|| "000000".to_owned(), |at| korean(at, "%H%M%S"));
     for (field, text) in [
