@@ -482,6 +482,7 @@ pub(crate) fn excerpt(body: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    /// All but `series`, which is no venue.
     #[test]
     fn every_folder_is_listed_and_the_list_is_sorted() {
         let mut folders: Vec<String> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))
@@ -489,6 +490,7 @@ mod tests {
             .map(|entry| entry.unwrap())
             .filter(|entry| entry.file_type().unwrap().is_dir())
             .map(|entry| entry.file_name().into_string().unwrap())
+            .filter(|name| name != "series")
             .collect();
         folders.sort();
         assert_eq!(ALL.iter().map(|p| p.id).collect::<Vec<_>>(), folders);
