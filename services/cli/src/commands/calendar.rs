@@ -1,7 +1,7 @@
 //! `marketflow calendar`: the days of a venue, and dates that are to be other than its calendar's file says.
 //!
 //! A change is a control in every partition of the processor's inputs, so it takes effect at a place of the log and a replay sees it there; a copy goes
-//! to `market.feed-status.v1`, where [`changes`] finds it again. Saying it twice changes nothing.
+//! to `market.feed-status.v1`, where `changes` finds it again. Saying it twice changes nothing.
 //!
 //! Next: `crates/engine/src/partition.rs`, which acts on it.
 
