@@ -174,8 +174,10 @@ impl Collector {
         self.wait_for_turn().await;
         self.requests += 1;
         // the address holds the key
-        let unreachable =
-            |error: reqwest::Error| RestError::Unavailable { retry_after: None, detail: in_words(&error.without_url()) };
+        let unreachable = |error: reqwest::Error| RestError::Unavailable {
+            retry_after: None,
+            detail: format!("{:#}", anyhow::Error::from(error.without_url())),
+        };
         let answered = async {
             let answer = self.http.get(format!("{}{path}", self.url)).send().await.map_err(unreachable)?;
             let status = answer.status().as_u16();
@@ -230,14 +232,4 @@ impl Collector {
         info!(endpoint = series.endpoint(), from = %first, %through, written, "collected");
         Ok(())
     }
-}
-
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
