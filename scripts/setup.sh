@@ -39,7 +39,7 @@ main() {
     mkdir -p "$tools"
     exec 9>"$tools/.lock"
     flock -n 9 || { say "waiting for another setup in $tools"; flock 9; }
-    artifact kafka    "Kafka 4.3.1 (45 MB)"                        fetch_kafka    "$pins/kafka-pom.xml"
+    artifact kafka    "Kafka 4.2.2 (45 MB)"                        fetch_kafka    "$pins/kafka-pom.xml"
     artifact apicurio "Apicurio Registry 2.6.13 (142 MB)"          fetch_apicurio
     artifact chdb     "ClickHouse engine libchdb 26.7.3 (178 MB)"  fetch_chdb
     artifact tape     "recorded trades of 2013 (1 MB)"             fetch_tape
