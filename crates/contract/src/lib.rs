@@ -11,10 +11,12 @@ pub mod headers;
 mod records;
 mod schemas;
 pub mod topics;
+mod trace;
 
 pub use codec::DecodeError;
 pub use records::{AvroRecord, decode_trade};
 pub use schemas::{Schema, resolve};
+pub use trace::{NoTraceId, TraceId};
 
 /// Length of the Confluent header: a zero byte and the schema id, big-endian.
 pub const HEADER_LENGTH: usize = 5;

@@ -190,7 +190,35 @@ async fn truth_is_everywhere(session: &Session) -> anyhow::Result<()> {
     })
     .await?;
     eprintln!("{} at {}: {}", session.instrument, session.speed, summary.borrow());
+    one_trade_is_traced(&stack, session.instrument)?;
     stack.stop().await;
+    Ok(())
+}
+
+/// From the header that the producer wrote to the rows of its bars; the id and the place lead to the same trade.
+fn one_trade_is_traced(stack: &TestStack, instrument: &str) -> anyhow::Result<()> {
+    let trace = |what: &[&str]| -> anyhow::Result<Value> {
+        let addresses = stack.addresses();
+        let printed = std::process::Command::new(env!("CARGO_BIN_EXE_marketflow"))
+            .args(["trace", "--json"])
+            .args(what)
+            .env("MARKETFLOW__KAFKA__BOOTSTRAP_SERVERS", addresses.kafka)
+            .env("MARKETFLOW__REGISTRY__URL", addresses.registry)
+            .env("MARKETFLOW__CLICKHOUSE__URL", addresses.clickhouse)
+            .output()?;
+        ensure!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+        Ok(serde_json::from_slice(&printed.stdout)?)
+    };
+    let newest = trace(&[])?;
+    ensure!(newest["instrument"] == instrument, "{newest}");
+    let (id, place) = (newest["trace_id"].as_str().context("no trace id")?, newest["place"].as_str().context("no place")?);
+    ensure!(trace(&[id])? == newest && trace(&[place])? == newest, "another trade than {newest}");
+    let steps = newest["steps"].as_array().context("no steps")?;
+    let steps: Vec<&str> = steps.iter().filter_map(|step| step["what"].as_str()).collect();
+    let wanted = ["frame received", "appended to Kafka", "row inserted into ClickHouse", "1m bar, revision 0, row inserted"];
+    for what in wanted.into_iter().chain(["5m bar, revision 0, appended to Kafka", "15m bar, revision 0, row inserted"]) {
+        ensure!(steps.contains(&what), "{what} is not among {steps:?}");
+    }
     Ok(())
 }
 

@@ -32,6 +32,8 @@ pub struct Config {
     pub repair: RepairConfig,
     /// The way to Kafka.
     pub publish: PublishConfig,
+    /// Trace ids.
+    pub trace: TraceConfig,
     /// What survives a restart.
     pub state: StateConfig,
 }
@@ -157,6 +159,15 @@ pub struct PublishConfig {
     /// How long the last records may take when the service stops.
     #[serde(with = "humantime_serde")]
     pub flush_timeout: Duration,
+}
+
+/// Section `[trace]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceConfig {
+    /// One trade in so long carries a trace id; 0s = each.
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
 }
 
 impl PublishConfig {

@@ -69,7 +69,8 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let producer = Arc::new(Producer::new(&config.kafka, &config.publish.settings())?);
     let publisher = {
         let (feed, ids, metrics) = (provider.feed(), ids.clone(), metrics.clone());
-        on_thread("topics", move || Publisher::new(producer, feed, &ids, metrics)).await.exit(Exit::Unreachable)?
+        let trace_every = config.trace.every;
+        on_thread("topics", move || Publisher::new(producer, feed, &ids, trace_every, metrics)).await.exit(Exit::Unreachable)?
     };
 
     let folder = state::folder(&config.state.folder)?;

@@ -7,13 +7,13 @@
 use crate::controls::kind_label;
 use crate::metrics::Metrics;
 use anyhow::Context;
-use marketflow_contract::{AvroRecord, Schema, encode_value, headers, split_value, topics};
+use marketflow_contract::{AvroRecord, Schema, TraceId, encode_value, headers, split_value, topics};
 use marketflow_kafka::{FailedDelivery, Outgoing, Producer, SchemaIds, SendError, partition_for};
 use marketflow_model::{Control, ControlKind, Envelope, EnvelopeClass, Feed, Quote, Timestamp, Trade};
 use marketflow_providers::Malformed;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tracing::{error, warn};
+use std::time::{Duration, Instant, SystemTime};
+use tracing::{debug, error, warn};
 
 /// Writes the feed's records.
 pub struct Publisher {
@@ -24,6 +24,8 @@ pub struct Publisher {
     metrics: Arc<Metrics>,
     value: Vec<u8>,
     last_copy: Option<Instant>,
+    trace_every: Duration,
+    last_traced: Option<Instant>,
 }
 
 /// Schema ids, looked up once.
@@ -48,7 +50,13 @@ impl Publisher {
     ///
     /// # Errors
     /// An unreachable cluster, a missing topic or schema.
-    pub fn new(producer: Arc<Producer>, feed: Feed, ids: &SchemaIds, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+    pub fn new(
+        producer: Arc<Producer>,
+        feed: Feed,
+        ids: &SchemaIds,
+        trace_every: Duration,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
         let id = |topic: &str, schema| {
             ids.id(topic, schema).with_context(|| format!("{topic} has no schema {}", Schema::name(schema)))
         };
@@ -61,7 +69,7 @@ impl Publisher {
             quarantine: id(topics::QUARANTINE, Schema::Envelope)?,
         };
         let partitions = producer.partition_count(topics::TRADES, Duration::from_secs(10))?;
-        Ok(Self { producer, feed, ids, partitions, metrics, value: Vec::new(), last_copy: None })
+        Ok(Self { producer, feed, ids, partitions, metrics, value: Vec::new(), last_copy: None, trace_every, last_traced: None })
     }
 
     /// Partitions of the trades topic.
@@ -77,7 +85,23 @@ impl Publisher {
         let key = trade.instrument.as_str().as_bytes();
         let partition = partition_for(key, self.partitions);
         self.encode(trade, self.ids.trade);
-        self.send(topics::TRADES, Some(partition), key, &[]).await
+        match self.trace_id() {
+            None => self.send(topics::TRADES, Some(partition), key, &[]).await,
+            Some(id) => {
+                debug!(trace_id = %id, instrument = %trade.instrument, receive_time = %trade.receive_time, partition, "traced");
+                self.send(topics::TRADES, Some(partition), key, &[(headers::TRACEPARENT, id.traceparent().as_bytes())]).await
+            }
+        }
+    }
+
+    /// Of the next trade, when one is due.
+    fn trace_id(&mut self) -> Option<TraceId> {
+        if self.last_traced.is_some_and(|at| at.elapsed() < self.trace_every) {
+            return None;
+        }
+        self.last_traced = Some(Instant::now());
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        Some(TraceId::new(u64::try_from(since_1970.as_millis()).ok()?, rand::random()))
     }
 
     /// Writes a quote; under pressure the next one will do.

@@ -30,6 +30,7 @@ pub mod status;
 mod status_watch;
 pub mod tail;
 mod time;
+pub mod trace;
 pub mod up;
 
 macro_rules! commands {
@@ -70,6 +71,7 @@ commands! {
     Reconcile(reconcile),
     Bars(bars),
     Explain(explain),
+    Trace(trace),
     Audit(audit),
     Replay(replay),
     Calendar(calendar),
