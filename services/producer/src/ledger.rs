@@ -13,7 +13,7 @@
 
 use crate::controls;
 use crate::intake::{ConnectionNumber, Item};
-use marketflow_model::{Control, ControlKind, Feed, FeedState, Instrument, Timestamp, Trade};
+use marketflow_model::{Control, ControlKind, Feed, FeedState, Instrument, Source, Timestamp, Trade};
 use marketflow_providers::{Cursor, Event, Malformed, Page, Provider, Repair};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,22 +122,75 @@ pub struct LogEnd {
     pub instruments: BTreeMap<Instrument, Past>,
 }
 
-/// What the log says about an instrument.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// What the log says about an instrument: its records, taken in order.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Past {
-    /// Ids last written, in order.
-    pub ids: Vec<i64>,
-    /// Event time of the last.
-    pub last_time: Option<Timestamp>,
     /// Last `complete_through` of its partition.
     pub complete_through: Option<Timestamp>,
+    /// Ids written.
+    seen: Seen,
+    /// Latest event time written.
+    last_time: Option<Timestamp>,
     /// Gaps opened and neither filled nor abandoned.
-    pub gaps: Vec<Gap>,
+    gaps: Vec<Gap>,
+    /// Gaps filled or abandoned.
+    closed: BTreeSet<String>,
+}
+
+impl Past {
+    /// Nothing yet; remembers so many runs of ids.
+    pub fn new(ids_max: usize) -> Self {
+        Self { complete_through: None, seen: Seen::new(ids_max), last_time: None, gaps: Vec::new(), closed: BTreeSet::new() }
+    }
+
+    /// The next trade. The first that came by itself ends the gaps before it.
+    pub fn trade(&mut self, provider: &Provider, trade: &Trade) {
+        if let Some((first, last)) = provider.ids(trade) {
+            if ids_tell(provider) && trade.source == Source::Websocket {
+                let to = trade.event_time.plus_micros(tail_micros(provider));
+                let Self { gaps, seen, .. } = self;
+                gaps.iter_mut().filter(|gap| gap.to.is_none()).for_each(|gap| gap.end_before(first, to, seen));
+            }
+            self.seen.insert_run(first, last);
+        }
+        self.last_time = self.last_time.max(Some(trade.event_time));
+    }
+
+    /// The next control of the instrument. A record names no ids: they are those of the trades around it.
+    pub fn control(&mut self, provider: &Provider, control: &Control) {
+        let Some(id) = &control.gap_id else { return };
+        if control.kind != ControlKind::GapOpened {
+            self.gaps.retain(|gap| gap.id != *id);
+            self.closed.insert(id.clone());
+            return;
+        }
+        let mut gap = Gap::found(id.clone(), control.from.unwrap_or(control.clock), control.to);
+        if ids_tell(provider) && gap.to.is_none() {
+            gap.after = self.seen.highest();
+            gap.last_trade = last_trade(provider, self.last_time, gap.from);
+        }
+        self.gaps.push(gap);
+    }
+
+    /// Takes up the gaps of the state file: the log has gone on since it was written, but does not reach back as far.
+    fn join(&mut self, kept: Vec<Gap>) {
+        for gap in kept.into_iter().filter(|gap| !self.closed.contains(&gap.id)) {
+            match self.gaps.iter_mut().find(|found| found.id == gap.id) {
+                Some(found) => {
+                    found.after = gap.after.or(found.after);
+                    found.before = gap.before.or(found.before);
+                    found.to = gap.to.or(found.to);
+                    found.last_trade = gap.last_trade.or(found.last_trade);
+                }
+                None => self.gaps.push(gap),
+            }
+        }
+    }
 }
 
 impl Gap {
-    /// A gap found in the log.
-    pub fn found(id: String, from: Timestamp, to: Option<Timestamp>) -> Self {
+    /// A gap of which only the times are known.
+    fn found(id: String, from: Timestamp, to: Option<Timestamp>) -> Self {
         Self {
             id,
             from,
@@ -241,27 +294,21 @@ impl Ledger {
             gaps_made: 0,
             changed: true,
         };
-        let mut gaps = state.gaps;
+        let mut kept = state.gaps;
         let sweep_lag_micros = settings.sweep_interval_micros.saturating_mul(3);
         for (instrument, since) in state.instruments {
-            let past = log.instruments.remove(&instrument).unwrap_or_default();
+            let mut past = log.instruments.remove(&instrument).unwrap_or_else(|| Past::new(settings.ids_per_instrument));
+            past.join(kept.remove(&instrument).unwrap_or_default());
             let mut entry = Entry {
-                seen: Seen::new(settings.ids_per_instrument),
+                last_id: past.seen.highest(),
+                last_time: past.last_time,
+                seen: past.seen,
                 set_aside: Seen::new(SET_ASIDE_KEPT),
                 since,
                 halted_since: state.halted.get(&instrument).copied(),
+                gaps: past.gaps,
                 ..Entry::default()
             };
-            past.ids.iter().for_each(|id| {
-                entry.seen.insert(*id);
-            });
-            entry.last_id = past.ids.iter().max().copied();
-            entry.last_time = past.last_time;
-            for gap in gaps.remove(&instrument).unwrap_or_default().into_iter().chain(past.gaps) {
-                if entry.gaps.iter().all(|known| known.id != gap.id) {
-                    entry.gaps.push(gap);
-                }
-            }
             // Evidence of a stretch before: from state and log together. Without either the instrument is new.
             let known_to =
                 past.complete_through.filter(|_| entry.since.is_some() || entry.last_time.is_some()).or(entry.last_time);
@@ -271,7 +318,9 @@ impl Ledger {
                 let lagging = known_to.plus_micros(-sweep_lag_micros);
                 entry.checked_to = Some(state.checked.get(&instrument).map_or(lagging, |checked| known_to.min(*checked)));
             }
+            let left_open = entry.left_open(provider);
             ledger.instruments.insert(instrument.clone(), entry);
+            ledger.close_gaps(&instrument, &left_open, ControlKind::GapAbandoned, LEFT_OPEN, now, out);
             if let Some(from) = known_to {
                 ledger.open_gap(&instrument, from, "restart", now, out);
             }
@@ -417,7 +466,7 @@ impl Ledger {
 
     /// Takes a page of an answer; `last` when no further page follows.
     pub fn on_page(&mut self, job: &Job, page: Page, last: bool, now: Timestamp, out: &mut Vec<Action>) {
-        let resolution = self.resolution_micros();
+        let resolution = resolution_micros(self.provider);
         for row in &page.malformed {
             let may_still_come = match job.purpose {
                 Purpose::Check(bound) => row.event_time.is_some_and(|time| time.plus_micros(resolution) > bound),
@@ -474,7 +523,7 @@ impl Ledger {
     fn ask_for_holes(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let mut complete = Vec::new();
         let mut lost = Vec::new();
-        let tail_micros = self.tail_micros();
+        let tail_micros = tail_micros(self.provider);
         for (instrument, entry) in &mut self.instruments {
             if entry.subscribed_on.is_empty() || entry.filling || entry.gaps.iter().all(|gap| gap.asked) {
                 continue;
@@ -579,12 +628,12 @@ impl Ledger {
             self.on_missing(&trade.instrument, after, before, now, out);
         }
         // A trade of the second in which the halt began may stand before it.
-        let before = trade.event_time.plus_micros(-self.resolution_micros());
+        let before = trade.event_time.plus_micros(-resolution_micros(self.provider));
         if self.instruments.get(&trade.instrument).and_then(|entry| entry.halted_since).is_some_and(|since| since <= before) {
             self.on_halt(&trade.instrument, false, trade.event_time, "traded again".to_owned(), now, out);
         }
         let ids = self.provider.ids(&trade);
-        let tail_micros = self.tail_micros();
+        let tail_micros = tail_micros(self.provider);
         let through = trade.event_time.min(trade.receive_time.plus_micros(FUTURE_TOLERANCE_MICROS));
         let Some(entry) = self.instruments.get_mut(&trade.instrument) else {
             out.push(Action::Discarded("not_subscribed"));
@@ -620,11 +669,6 @@ impl Ledger {
         (!entry.gaps.iter().any(explained)).then_some((last, first))
     }
 
-    /// How long after the time of the trade behind it a hole may reach: where times are coarse, what is missing may share that trade's.
-    fn tail_micros(&self) -> i64 {
-        if matches!(self.provider.repair, Repair::CumulativeVolume { .. }) { self.resolution_micros() } else { 0 }
-    }
-
     fn on_evidence(&mut self, number: ConnectionNumber, through: Timestamp) {
         let connection = self.connections.entry(number).or_default();
         connection.evidence = connection.evidence.max(Some(through));
@@ -642,7 +686,7 @@ impl Ledger {
     fn on_subscribed(&mut self, number: ConnectionNumber, instrument: &Instrument, now: Timestamp, out: &mut Vec<Action>) {
         self.connections.entry(number).or_default();
         let up = self.up;
-        let resolution = self.resolution_micros();
+        let resolution = resolution_micros(self.provider);
         let Some(entry) = self.instruments.get_mut(instrument) else { return };
         entry.subscribed_on.insert(number);
         entry.first_live = None;
@@ -769,18 +813,8 @@ impl Ledger {
         self.close_gaps(&job.instrument, ids, kind, &reason, now, out);
     }
 
-    /// A row stands for the whole second (millisecond) it names where the venue gives no more.
-    fn resolution_micros(&self) -> i64 {
-        match self.provider.repair {
-            Repair::Sweep { resolution, .. } | Repair::CumulativeVolume { resolution, .. } => {
-                i64::try_from(resolution.as_micros()).unwrap_or(i64::MAX).max(1)
-            }
-            Repair::ContiguousIds => 1,
-        }
-    }
-
     fn on_check(&mut self, job: &Job, bound: Timestamp, page: Page, last: bool, now: Timestamp, out: &mut Vec<Action>) {
-        let resolution = self.resolution_micros();
+        let resolution = resolution_micros(self.provider);
         let Some(entry) = self.instruments.get_mut(&job.instrument) else { return };
         let since = entry.since.unwrap_or(Timestamp::MIN);
         let missed: Vec<Trade> = page
@@ -842,11 +876,10 @@ impl Ledger {
         }
         let (from, after) = match self.provider.repair {
             // Rows carry whole seconds (milliseconds): the hole begins with it.
-            Repair::Sweep { .. } => (whole(from, self.resolution_micros()), None),
+            Repair::Sweep { .. } => (whole(from, resolution_micros(self.provider)), None),
             Repair::ContiguousIds | Repair::CumulativeVolume { .. } => (from, entry.last_id),
         };
-        let only_volume = matches!(self.provider.repair, Repair::CumulativeVolume { .. });
-        let last_trade = entry.last_time.filter(|last| only_volume && *last < from);
+        let last_trade = last_trade(self.provider, entry.last_time, from);
         let gap = Gap { after, last_trade, ..Gap::found(self.next_gap_id(), from, None) };
         self.announce_gap(instrument, gap, reason, now, out);
     }
@@ -928,6 +961,34 @@ const LOOKS_FOR_FIRST_TRADE: u32 = 200;
 /// Looks at the clock to wait for trades that come late before a hole is given up, where the venue tells no past trades.
 const LOOKS_FOR_LATE_TRADES: u32 = 200;
 
+/// Why a gap with both ends that an earlier run left open is closed, where nobody can be asked.
+const LEFT_OPEN: &str = "the producer ended before it closed this: trades are missing, maybe";
+
+/// Whether ids tell what is missing.
+const fn ids_tell(provider: &Provider) -> bool {
+    matches!(provider.repair, Repair::ContiguousIds | Repair::CumulativeVolume { .. })
+}
+
+/// A row stands for the whole second (millisecond) it names where the venue gives no more.
+fn resolution_micros(provider: &Provider) -> i64 {
+    match provider.repair {
+        Repair::Sweep { resolution, .. } | Repair::CumulativeVolume { resolution, .. } => {
+            i64::try_from(resolution.as_micros()).unwrap_or(i64::MAX).max(1)
+        }
+        Repair::ContiguousIds => 1,
+    }
+}
+
+/// How long after the time of the trade behind it a hole may reach: where times are coarse, what is missing may share that trade's.
+fn tail_micros(provider: &Provider) -> i64 {
+    if matches!(provider.repair, Repair::CumulativeVolume { .. }) { resolution_micros(provider) } else { 0 }
+}
+
+/// The trade from which on something may be missing before a gap, where only volume tells.
+fn last_trade(provider: &Provider, last: Option<Timestamp>, from: Timestamp) -> Option<Timestamp> {
+    last.filter(|last| matches!(provider.repair, Repair::CumulativeVolume { .. }) && *last < from)
+}
+
 /// Asks for every gap of an instrument at once, where ids tell nothing.
 fn ask_for_gaps(instrument: &Instrument, entry: &mut Entry, provider: &Provider, out: &mut Vec<Action>) {
     if !matches!(provider.repair, Repair::Sweep { .. }) {
@@ -945,12 +1006,14 @@ impl Entry {
     fn bound_gaps(&mut self, tail_micros: i64) {
         let Some((first, time)) = self.first_live else { return };
         for gap in self.gaps.iter_mut().filter(|gap| !gap.asked && gap.before.is_none()) {
-            gap.before = Some(first);
-            gap.to.get_or_insert(time.plus_micros(tail_micros));
-            if gap.after.is_some_and(|after| after >= first) {
-                gap.after = self.seen.highest_below(first);
-            }
+            gap.end_before(first, time.plus_micros(tail_micros), &self.seen);
         }
+    }
+
+    /// Gaps with both ends that an earlier run left open, where nobody can be asked.
+    fn left_open(&self, provider: &Provider) -> Vec<String> {
+        let told = self.gaps.iter().filter(|gap| provider.rest.is_none() && gap.announced_to.is_some());
+        told.map(|gap| gap.id.clone()).collect()
     }
 
     /// The holes that no late trade has closed for a while, where nothing can be asked for.
@@ -993,6 +1056,15 @@ impl Gap {
         self.from <= at && self.announced_to.is_none_or(|to| at < to)
     }
 
+    /// Ends it with the first trade that came by itself, whose ids begin with this one.
+    fn end_before(&mut self, first: i64, to: Timestamp, seen: &Seen) {
+        self.before = Some(first);
+        self.to.get_or_insert(to);
+        if self.after.is_some_and(|after| after >= first) {
+            self.after = seen.highest_below(first);
+        }
+    }
+
     /// Whether an id lies in it, as far as ids tell.
     fn spans(&self, id: i64) -> bool {
         self.after.is_none_or(|after| id > after) && self.before.is_none_or(|before| id < before)
@@ -1016,7 +1088,7 @@ fn whole(at: Timestamp, length_micros: i64) -> Timestamp {
 }
 
 /// The last ids of an instrument, as runs of neighbours. An id beyond memory counts as new: the processor knows it by its own records.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Seen {
     /// First id of a run → last id of it.
     runs: BTreeMap<i64, i64>,
@@ -1069,6 +1141,10 @@ impl Seen {
         gap.after.zip(gap.before).is_some_and(|(after, before)| self.covers_between(after, before))
     }
 
+    fn highest(&self) -> Option<i64> {
+        self.runs.values().next_back().copied()
+    }
+
     fn highest_below(&self, id: i64) -> Option<i64> {
         self.runs.range(..id).next_back().map(|(_, last)| (*last).min(id - 1))
     }
@@ -1081,7 +1157,7 @@ impl Seen {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use marketflow_model::{Conditions, Side, Source};
+    use marketflow_model::{Conditions, Side};
     use marketflow_providers::{MalformedRow, binance, bitstamp, kis};
 
     const START: i64 = 1_700_000_000;
@@ -1123,11 +1199,43 @@ pub(crate) mod tests {
         instrument: Instrument,
         jobs: Vec<Job>,
         now: Timestamp,
+        /// What was written.
+        log: Vec<Action>,
+    }
+
+    /// What the log says of an instrument with these ids, the last at this second, and a heartbeat.
+    fn past(instrument: &str, ids: &[i64], last: i64, complete_through: i64) -> Past {
+        let mut past = Past::new(100);
+        ids.iter().for_each(|id| past.trade(provider_of(instrument), &trade(instrument, *id, last)));
+        past.complete_through = Some(at(complete_through));
+        past
+    }
+
+    fn provider_of(instrument: &str) -> &'static Provider {
+        match instrument {
+            BTC => &bitstamp::PROVIDER,
+            SAMSUNG => &kis::PROVIDER,
+            _ => &binance::PROVIDER,
+        }
     }
 
     impl Scene {
         fn new(instrument: &str) -> Self {
-            Self::resumed(instrument, None, Past::default()).0
+            Self::resumed(instrument, None, Past::new(100)).0
+        }
+
+        /// A process that takes up after this many records of the scene's, with a state file as old as you like.
+        fn heir(&self, records: usize, state: State) -> (Self, Vec<String>) {
+            let mut past = Past::new(100);
+            for action in &self.log[..records] {
+                match action {
+                    Action::Trade(trade) => past.trade(self.ledger.provider, trade),
+                    Action::Control(control) if control.instrument.is_some() => past.control(self.ledger.provider, control),
+                    _ => {}
+                }
+            }
+            let log = LogEnd { complete_through: None, instruments: [(self.instrument.clone(), past)].into() };
+            Self::with(self.instrument.as_str(), state, log)
         }
 
         fn resumed(instrument: &str, since: Option<Timestamp>, past: Past) -> (Self, Vec<String>) {
@@ -1136,18 +1244,18 @@ pub(crate) mod tests {
         }
 
         fn after(instrument: &str, since: Option<Timestamp>, log: LogEnd) -> (Self, Vec<String>) {
-            let provider = match instrument {
-                BTC => &bitstamp::PROVIDER,
-                SAMSUNG => &kis::PROVIDER,
-                _ => &binance::PROVIDER,
-            };
+            let state = State { instruments: [(instrument.parse().unwrap(), since)].into(), ..State::default() };
+            Self::with(instrument, state, log)
+        }
+
+        fn with(instrument: &str, state: State, log: LogEnd) -> (Self, Vec<String>) {
+            let provider = provider_of(instrument);
             let settings =
                 LedgerSettings { disorder_micros: 2_000_000, ids_per_instrument: 100, sweep_interval_micros: 30_000_000 };
             let instrument: Instrument = instrument.parse().unwrap();
-            let state = State { instruments: [(instrument.clone(), since)].into(), ..State::default() };
             let mut out = Vec::new();
             let ledger = Ledger::new(provider, settings, "run".to_owned(), state, log, at(0), &mut out);
-            let mut scene = Self { ledger, instrument, jobs: Vec::new(), now: at(0) };
+            let mut scene = Self { ledger, instrument, jobs: Vec::new(), now: at(0), log: Vec::new() };
             let said = scene.said(out);
             (scene, said)
         }
@@ -1216,6 +1324,7 @@ pub(crate) mod tests {
         }
 
         fn said(&mut self, out: Vec<Action>) -> Vec<String> {
+            self.log.extend(out.iter().cloned());
             out.into_iter()
                 .map(|action| match action {
                     Action::Trade(trade) => format!("trade {}", trade.sequence.unwrap()),
@@ -1263,6 +1372,60 @@ pub(crate) mod tests {
         let said: Vec<String> = (0..=LOOKS_FOR_LATE_TRADES).flat_map(|_| scene.timer()).collect();
         assert_eq!(said, ["GapAbandoned 4..10"], "nobody can be asked");
         assert!(scene.jobs.is_empty());
+    }
+
+    #[test]
+    fn a_gap_that_was_open_when_the_producer_was_killed_has_its_ids_from_the_log() {
+        let mut scene = Scene::up(SAMSUNG);
+        scene.log.clear();
+        let wanted = || State { instruments: [(scene_instrument(), Some(at(0)))].into(), ..State::default() };
+        scene.shares(1, DAY + 100, 100, 1);
+        assert_eq!(scene.shares(1, DAY + 150, 20, 5), ["GapOpened 1..".to_owned(), format!("trade {}", DAY + 150)]);
+        scene.shares(1, DAY + 130, 30, 4);
+        let old_state = State { gaps: scene.ledger.changed_state().unwrap().gaps, ..wanted() };
+        assert_eq!(scene.timer(), ["GapFilled 1..6"]);
+
+        for state in [wanted(), old_state.clone()] {
+            let (mut heir, said) = scene.heir(4, state.clone());
+            assert_eq!(said, ["GapOpened 5.."], "killed before it closed the gap that a late trade had filled");
+            heir.connect(1, 8);
+            heir.shares(1, DAY + 160, 10, 9);
+            assert_eq!(heir.timer(), ["GapFilled 1..6", "GapFilled 5..10"]);
+
+            let (mut heir, _) = scene.heir(3, state.clone());
+            heir.connect(1, 8);
+            heir.shares(1, DAY + 160, 10, 9);
+            assert_eq!(heir.timer(), ["GapFilled 5..10"], "killed before the late trade was written");
+            let said: Vec<String> = (0..=LOOKS_FOR_LATE_TRADES).flat_map(|_| heir.timer()).collect();
+            assert_eq!(said, ["GapAbandoned 1..6"], "its range, and no more");
+
+            let (mut heir, _) = scene.heir(5, state);
+            heir.connect(1, 8);
+            heir.shares(1, DAY + 160, 10, 9);
+            assert_eq!(heir.timer(), ["GapFilled 5..10"], "killed after: the log closed the other");
+        }
+        let (mut heir, said) = scene.heir(2, wanted());
+        assert!(said.is_empty(), "killed before the trade behind it was written: it stands for the restart too");
+        heir.connect(1, 8);
+        heir.shares(1, DAY + 150, 20, 9);
+        heir.shares(1, DAY + 130, 30, 9);
+        assert_eq!(heir.timer(), ["GapFilled 1..10"]);
+    }
+
+    fn scene_instrument() -> Instrument {
+        SAMSUNG.parse().unwrap()
+    }
+
+    #[test]
+    fn a_gap_with_both_ends_that_was_left_open_is_given_up_where_nobody_can_be_asked() {
+        let mut scene = Scene::up(SAMSUNG);
+        scene.log.clear();
+        scene.shares(1, DAY + 100, 100, 1);
+        let mut out = Vec::new();
+        scene.ledger.on_undelivered(vec![trade(SAMSUNG, DAY + 100, 1)], at(130), &mut out);
+        scene.said(out);
+        let (_, said) = scene.heir(2, State { instruments: [(scene_instrument(), Some(at(0)))].into(), ..State::default() });
+        assert_eq!(said, ["GapAbandoned 1..1", "GapOpened 1.."]);
     }
 
     #[test]
@@ -1533,19 +1696,14 @@ pub(crate) mod tests {
 
     #[test]
     fn a_restart_takes_up_from_the_log_and_ends_the_gaps_it_finds() {
-        let past = Past {
-            ids: vec![9, 10],
-            last_time: Some(at(-20)),
-            complete_through: Some(at(-15)),
-            gaps: vec![Gap::found("old".to_owned(), at(-60), None)],
-        };
-        let (mut scene, said) = Scene::resumed(BTC, Some(at(-100)), past);
+        let old = vec![Gap::found("old".to_owned(), at(-60), None)];
+        let past_of_btc = Past { gaps: old, ..past(BTC, &[9, 10], -20, -15) };
+        let (mut scene, said) = Scene::resumed(BTC, Some(at(-100)), past_of_btc);
         assert_eq!(said, Vec::<String>::new(), "the gap still open covers it");
         assert_eq!(scene.connect(1, 1), ["ask fill after None from -60", "feed FeedState Up 1.."]);
         assert_eq!(scene.answer(2, &[(7, -50), (10, -20), (11, -10)]), ["trade 7", "trade 11", "GapFilled -60..2"]);
 
-        let past = Past { ids: vec![9, 10], last_time: Some(at(-20)), complete_through: Some(at(-15)), gaps: Vec::new() };
-        let (mut scene, said) = Scene::resumed(USDT, None, past);
+        let (mut scene, said) = Scene::resumed(USDT, None, past(USDT, &[9, 10], -20, -15));
         assert_eq!(said, ["GapOpened -15.."]);
         assert_eq!(scene.connect(1, 1), ["feed FeedState Up 1.."]);
         scene.trade(1, 14, 2);
@@ -1554,8 +1712,7 @@ pub(crate) mod tests {
 
     #[test]
     fn after_a_restart_nothing_is_written_behind_what_the_log_promised_but_in_a_gap() {
-        let past = Past { ids: vec![9, 12], last_time: Some(at(-20)), complete_through: Some(at(-15)), gaps: Vec::new() };
-        let (mut scene, said) = Scene::resumed(BTC, Some(at(-100)), past);
+        let (mut scene, said) = Scene::resumed(BTC, Some(at(-100)), past(BTC, &[9, 12], -20, -15));
         assert_eq!((said, scene.complete()), (vec!["GapOpened -15..".to_owned()], Some(-15)), "before any new evidence");
         scene.connect(1, 1);
         assert_eq!(
@@ -1566,7 +1723,7 @@ pub(crate) mod tests {
 
     #[test]
     fn after_a_crash_between_two_partitions_none_hears_less_than_it_was_told() {
-        let past = Past { ids: vec![9, 12], last_time: Some(at(-20)), complete_through: Some(at(-15)), gaps: Vec::new() };
+        let past = past(BTC, &[9, 12], -20, -15);
         let log = LogEnd { complete_through: Some(at(-14)), instruments: [(BTC.parse().unwrap(), past)].into() };
         let (mut scene, said) = Scene::after(BTC, Some(at(-100)), log);
         assert_eq!(said, ["GapOpened -15.."], "what its own partition was not told is still a hole");
@@ -1576,13 +1733,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_gap_whose_end_the_log_knows_pins_nothing_beyond_it() {
-        let past = Past {
-            ids: vec![9, 12],
-            last_time: Some(at(-20)),
-            complete_through: Some(at(-15)),
-            gaps: vec![Gap::found("old".to_owned(), at(-60), Some(at(-50)))],
-        };
-        let (mut scene, _) = Scene::resumed(BTC, Some(at(-100)), past);
+        let old = vec![Gap::found("old".to_owned(), at(-60), Some(at(-50)))];
+        let (mut scene, _) = Scene::resumed(BTC, Some(at(-100)), Past { gaps: old, ..past(BTC, &[9, 12], -20, -15) });
         scene.connect(1, 1);
         let said = scene.answer(2, &[(10, -55), (11, -30)]);
         assert_eq!(said[..4], ["trade 10", "GapOpened -30..-30", "trade 11", "GapFilled -30..-30"], "{said:?}");
@@ -1590,8 +1742,7 @@ pub(crate) mod tests {
 
     #[test]
     fn sweeps_go_on_after_a_restart_where_they_stood() {
-        let past = Past { ids: vec![9, 10], last_time: Some(at(-20)), complete_through: Some(at(-15)), gaps: Vec::new() };
-        let (mut scene, _) = Scene::resumed(BTC, Some(at(-1_000)), past);
+        let (mut scene, _) = Scene::resumed(BTC, Some(at(-1_000)), past(BTC, &[9, 10], -20, -15));
         scene.connect(1, 0);
         scene.evidence(1, 10);
         assert_eq!(scene.timer(), ["ask check -105..8"], "without a state file: three sweeps back");
@@ -1610,8 +1761,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_new_instrument_has_no_past_and_an_old_feed_no_part_in_it() {
-        let past = Past { complete_through: Some(at(-15)), ..Past::default() };
-        let (_, said) = Scene::resumed(BTC, None, past);
+        let (_, said) = Scene::resumed(BTC, None, past(BTC, &[], 0, -15));
         assert_eq!(said, Vec::<String>::new());
     }
 

@@ -78,10 +78,10 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let state_file = StateFile::new(&folder, provider.id);
     let state = state::merge(&config.provider.instruments, state_file.read()?);
     let log = {
-        let (kafka, decoder, feed) = (config.kafka.clone(), Decoder::new(registry, &ids), provider.feed());
+        let (kafka, decoder) = (config.kafka.clone(), Decoder::new(registry, &ids));
         let instruments: Vec<_> = state.instruments.keys().cloned().collect();
         let (ids_max, records_max) = (config.repair.ids_per_instrument, config.repair.read_back_records);
-        on_thread("read-back", move || restart::read_back(&kafka, decoder, &feed, &instruments, ids_max, records_max))
+        on_thread("read-back", move || restart::read_back(&kafka, decoder, provider, &instruments, ids_max, records_max))
             .await
             .exit(Exit::Unreachable)?
     };

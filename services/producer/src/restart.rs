@@ -4,11 +4,12 @@
 //!
 //! Next: `ledger.rs`, whose first gaps open from here.
 
-use crate::ledger::{Gap, LogEnd, Past};
+use crate::ledger::{LogEnd, Past};
 use anyhow::Context;
 use marketflow_contract::{Schema, topics};
 use marketflow_kafka::{Decoder, KafkaConfig, Reader, Record, TopicPartition, partition_for};
-use marketflow_model::{Control, ControlKind, Feed, Instrument, Timestamp, Trade};
+use marketflow_model::{Control, Feed, Instrument, Timestamp, Trade};
+use marketflow_providers::Provider;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -20,8 +21,11 @@ const STEP: i64 = 20_000;
 const STALLED_AFTER: Duration = Duration::from_secs(20);
 
 /// What one partition says about the feed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tail {
+    provider: &'static Provider,
+    feed: Feed,
+    ids_max: usize,
     complete_through: Option<Timestamp>,
     instruments: BTreeMap<Instrument, Past>,
 }
@@ -33,7 +37,7 @@ struct Tail {
 pub fn read_back(
     kafka: &KafkaConfig,
     mut decoder: Decoder,
-    feed: &Feed,
+    provider: &'static Provider,
     instruments: &[Instrument],
     ids_max: usize,
     records_max: i64,
@@ -45,12 +49,13 @@ pub fn read_back(
         let of = TopicPartition::new(topics::TRADES, partition);
         let (low, end) = reader.range(&of)?;
         let mut back = STEP;
-        let tail = loop {
+        let mut tail = loop {
             let from = (end - back).max(low);
-            let mut tail = Tail::default();
+            let mut tail =
+                Tail { provider, feed: provider.feed(), ids_max, complete_through: None, instruments: BTreeMap::new() };
             reader
                 .read_to_end(&of, from, STALLED_AFTER, |record| {
-                    tail.take(&mut decoder, feed, ids_max, &record);
+                    tail.take(&mut decoder, &record);
                     ControlFlow::Continue(())
                 })
                 .with_context(|| format!("read back {of}"))?;
@@ -64,7 +69,7 @@ pub fn read_back(
         }
         log.complete_through = log.complete_through.max(tail.complete_through);
         for instrument in instruments.iter().filter(|i| partition_for(i.as_str().as_bytes(), partitions) == partition) {
-            let mut known = tail.instruments.get(instrument).cloned().unwrap_or_default();
+            let mut known = tail.instruments.remove(instrument).unwrap_or_else(|| Past::new(ids_max));
             known.complete_through = tail.complete_through;
             log.instruments.insert(instrument.clone(), known);
         }
@@ -73,18 +78,21 @@ pub fn read_back(
 }
 
 impl Tail {
-    fn take(&mut self, decoder: &mut Decoder, feed: &Feed, ids_max: usize, record: &Record<'_>) {
+    fn take(&mut self, decoder: &mut Decoder, record: &Record<'_>) {
         let Some(value) = record.value() else { return };
         match decoder.schema_of(value) {
             Ok(Schema::Trade) => match decoder.decode::<Trade>(value) {
-                Ok(trade) if trade.feed == *feed => self.take_trade(&trade, ids_max),
+                Ok(trade) if trade.feed == self.feed => {
+                    let provider = self.provider;
+                    self.past(&trade.instrument).trade(provider, &trade);
+                }
                 Ok(_) => {}
                 Err(problem) => {
                     warn!(partition = record.partition(), offset = record.offset(), %problem, "trade cannot be read back")
                 }
             },
             Ok(Schema::Control) => match decoder.decode::<Control>(value) {
-                Ok(control) if control.feed == *feed => self.take_control(control),
+                Ok(control) if control.feed == self.feed => self.take_control(&control),
                 Ok(_) => {}
                 Err(problem) => {
                     warn!(partition = record.partition(), offset = record.offset(), %problem, "control cannot be read back")
@@ -97,25 +105,16 @@ impl Tail {
         }
     }
 
-    fn take_trade(&mut self, trade: &Trade, ids_max: usize) {
-        let past = self.instruments.entry(trade.instrument.clone()).or_default();
-        past.last_time = past.last_time.max(Some(trade.event_time));
-        if let Some(id) = trade.sequence {
-            past.ids.push(id);
-            if past.ids.len() > ids_max * 2 {
-                past.ids.drain(..ids_max);
-            }
+    fn take_control(&mut self, control: &Control) {
+        self.complete_through = self.complete_through.max(control.complete_through);
+        if let Some(instrument) = &control.instrument {
+            let provider = self.provider;
+            self.past(instrument).control(provider, control);
         }
     }
 
-    fn take_control(&mut self, control: Control) {
-        self.complete_through = self.complete_through.max(control.complete_through);
-        let (Some(id), Some(instrument)) = (control.gap_id, control.instrument) else { return };
-        let gaps = &mut self.instruments.entry(instrument).or_default().gaps;
-        if control.kind == ControlKind::GapOpened {
-            gaps.push(Gap::found(id, control.from.unwrap_or(control.clock), control.to));
-        } else {
-            gaps.retain(|gap| gap.id != id);
-        }
+    fn past(&mut self, instrument: &Instrument) -> &mut Past {
+        let ids_max = self.ids_max;
+        self.instruments.entry(instrument.clone()).or_insert_with(|| Past::new(ids_max))
     }
 }
