@@ -55,7 +55,7 @@ pub(crate) fn load<C: DeserializeOwned + Serialize>(program: Program, defaults: 
             return Ok(Loaded::Printed(if answer.use_stderr() { Exit::Usage } else { Exit::Ok }));
         }
     };
-    let figment = layers(defaults, &arguments)?;
+    let figment = layers(program, defaults, &arguments)?;
     let config: C = figment.extract().map_err(in_words)?;
     if arguments.get_flag("print-config") {
         print(&toml::to_string_pretty(&config).context("cannot print the configuration")?)?;
@@ -67,7 +67,12 @@ pub(crate) fn load<C: DeserializeOwned + Serialize>(program: Program, defaults: 
 }
 
 fn command(program: Program) -> Command {
+    let list = |list: &crate::List| {
+        let values = Arg::new(list.name).long(list.name).value_name(list.entry).help(list.help);
+        values.num_args(1..).action(ArgAction::Append)
+    };
     Command::new(program.name)
+        .args(program.lists.iter().map(list))
         .version(program.version())
         .after_help(format!(
             "Every key can be set in FILE, in the environment ({ENVIRONMENT_PREFIX}SECTION__KEY) or with --set; --print-config shows them all.\n\
@@ -89,7 +94,7 @@ fn command(program: Program) -> Command {
         )
 }
 
-fn layers(defaults: &str, arguments: &ArgMatches) -> anyhow::Result<Figment> {
+fn layers(program: Program, defaults: &str, arguments: &ArgMatches) -> anyhow::Result<Figment> {
     let mut figment = Figment::from(Toml::string(defaults));
     if let Some(file) = arguments.get_one::<String>("config") {
         let text = std::fs::read_to_string(file).with_context(|| format!("cannot read configuration file {file}"))?;
@@ -98,6 +103,12 @@ fn layers(defaults: &str, arguments: &ArgMatches) -> anyhow::Result<Figment> {
         figment = figment.merge(Toml::file_exact(file));
     }
     figment = figment.merge(Env::prefixed(ENVIRONMENT_PREFIX).split("__"));
+    for list in program.lists {
+        if let Some(entries) = arguments.get_many::<String>(list.name) {
+            let value = Value::from(entries.cloned().collect::<Vec<String>>());
+            figment = figment.merge(Setting { key: list.key, value });
+        }
+    }
     for setting in arguments.get_many::<String>("set").into_iter().flatten() {
         let (key, text) = setting.split_once('=').ok_or_else(|| anyhow!("--set {setting}: write SECTION.KEY=VALUE"))?;
         let Ok(value) = text.parse::<Value>();
@@ -155,16 +166,21 @@ mod tests {
     struct Broker {
         servers: String,
         retries: u32,
+        topics: Vec<String>,
         password: crate::Secret,
     }
 
-    const DEFAULTS: &str = "[log]\nlevel = \"info\"\n[broker]\nservers = \"127.0.0.1:1\"\nretries = 1\npassword = \"canary\"\n";
+    const LISTS: &[crate::List] = &[crate::List { name: "topics", key: "broker.topics", entry: "TOPIC", help: "which" }];
+
+    const DEFAULTS: &str =
+        "[log]\nlevel = \"info\"\n[broker]\nservers = \"127.0.0.1:1\"\nretries = 1\ntopics = []\npassword = \"canary\"\n";
 
     fn example(arguments: &[&str]) -> Result<Example, String> {
-        let arguments = command(crate::program!("example"))
-            .try_get_matches_from([&["example"], arguments].concat())
-            .map_err(|e| e.to_string())?;
-        layers(DEFAULTS, &arguments).and_then(|figment| figment.extract().map_err(in_words)).map_err(|e| format!("{e:#}"))
+        let program = crate::program!("example").with_lists(LISTS);
+        let arguments = command(program).try_get_matches_from([&["example"], arguments].concat()).map_err(|e| e.to_string())?;
+        layers(program, DEFAULTS, &arguments)
+            .and_then(|figment| figment.extract().map_err(in_words))
+            .map_err(|e| format!("{e:#}"))
     }
 
     #[test]
@@ -172,6 +188,13 @@ mod tests {
         let config = example(&["--set", "broker.servers=a:9092", "--set", "broker.retries=7"]).unwrap();
         assert_eq!((config.broker.servers.as_str(), config.broker.retries), ("a:9092", 7));
         assert_eq!(config.log.level, "info");
+    }
+
+    #[test]
+    fn a_list_of_a_programs_own_is_its_key_word_for_word() {
+        let config = example(&["--topics", "005930", "000660", "--set", "broker.retries=7", "--topics", "@ten"]).unwrap();
+        assert_eq!((config.broker.topics, config.broker.retries), (vec!["005930".into(), "000660".into(), "@ten".into()], 7));
+        assert!(example(&[]).unwrap().broker.topics.is_empty());
     }
 
     #[test]

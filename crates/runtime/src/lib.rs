@@ -51,9 +51,29 @@ pub struct Program {
     pub name: &'static str,
     /// What it was built from, where the build said so in `MARKETFLOW_COMMIT`, as `make` does.
     pub commit: Option<&'static str>,
+    /// Arguments of its own.
+    pub lists: &'static [List],
+}
+
+/// An argument that is short for a key that holds a list: `--stocks 005930 000660`.
+#[derive(Clone, Copy, Debug)]
+pub struct List {
+    /// Without the dashes.
+    pub name: &'static str,
+    /// `section.key`.
+    pub key: &'static str,
+    /// What one entry is.
+    pub entry: &'static str,
+    /// In a line.
+    pub help: &'static str,
 }
 
 impl Program {
+    /// With these arguments of its own.
+    pub const fn with_lists(self, lists: &'static [List]) -> Self {
+        Self { lists, ..self }
+    }
+
     /// Version and commit, as `--version` prints them.
     pub fn version(self) -> &'static str {
         static VERSION: OnceLock<String> = OnceLock::new();
@@ -69,7 +89,7 @@ impl Program {
 #[macro_export]
 macro_rules! program {
     ($name:literal) => {
-        $crate::Program { name: $name, commit: option_env!("MARKETFLOW_COMMIT") }
+        $crate::Program { name: $name, commit: option_env!("MARKETFLOW_COMMIT"), lists: &[] }
     };
 }
 

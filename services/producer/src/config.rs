@@ -1,6 +1,8 @@
 //! The tick-producer's configuration; `default.toml` holds every key with its unit.
 
+use crate::candles::symbols::Symbols;
 use crate::clock::ClockConfig;
+use crate::state;
 use anyhow::{Context, ensure};
 use marketflow_kafka::{KafkaConfig, ProducerSettings, RegistryConfig};
 use marketflow_model::Instrument;
@@ -48,8 +50,8 @@ pub struct ProviderConfig {
     pub websocket_url: String,
     /// Request endpoint; empty = the venue's own.
     pub rest_url: String,
-    /// `VENUE:SYMBOL`, …
-    pub instruments: Vec<Instrument>,
+    /// `VENUE:SYMBOL`, a code alone, or a set such as `@krx10`.
+    pub instruments: Vec<String>,
     /// File of `NAME=value` lines with the credentials that are not in the environment.
     pub credentials_file: PathBuf,
 }
@@ -199,6 +201,8 @@ pub struct Checked {
     pub websocket_url: String,
     /// Where its requests go, without trailing slash.
     pub rest_url: String,
+    /// What is to be subscribed.
+    pub instruments: Vec<Instrument>,
     /// Sweep interval in microseconds.
     pub sweep_interval_micros: i64,
     /// Disorder allowance in microseconds.
@@ -218,18 +222,15 @@ impl Config {
         let name = &self.provider.name;
         let known = || marketflow_providers::ALL.iter().map(|provider| provider.id).collect::<Vec<_>>().join(", ");
         let provider = by_id(name).with_context(|| format!("provider.name {name:?} is none of: {}", known()))?;
-        for instrument in &self.provider.instruments {
-            ensure!(
-                (provider.accepts)(instrument),
-                "provider.instruments: {instrument} is not an instrument of {name}; write {}:SYMBOL in upper case",
-                provider.venue
-            );
-        }
+        let instruments = match self.provider.instruments.as_slice() {
+            [] => Vec::new(),
+            asked => Symbols::read(asked, provider, &state::home()).context("provider.instruments")?.all,
+        };
         let most = provider.limits.instruments_per_connection;
         ensure!(
-            self.provider.instruments.len() <= most,
+            instruments.len() <= most,
             "provider.instruments names {}; {name} takes {most} on a connection: run a second tick-producer on another cluster",
-            self.provider.instruments.len()
+            instruments.len()
         );
         ensure!(
             self.connection.backoff_min <= self.connection.backoff_max,
@@ -247,6 +248,7 @@ impl Config {
         let micros = |d: Duration, key: &str| i64::try_from(d.as_micros()).with_context(|| format!("{key} is too long"));
         Ok(Checked {
             provider,
+            instruments,
             websocket_url: or(&self.provider.websocket_url, provider.websocket_url),
             rest_url: or(&self.provider.rest_url, provider.rest_url).trim_end_matches('/').to_owned(),
             sweep_interval_micros: micros(sweep, "repair.sweep_interval")?,

@@ -76,7 +76,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let folder = state::folder(&config.state.folder)?;
     let passes = Passes::new(provider, &checked.rest_url, &folder, &config.provider.credentials_file)?;
     let state_file = StateFile::new(&folder, provider.id);
-    let state = state::merge(&config.provider.instruments, state_file.read()?);
+    let state = state::merge(&checked.instruments, state_file.read()?);
     let log = {
         let (kafka, decoder) = (config.kafka.clone(), Decoder::new(registry, &ids));
         let instruments: Vec<_> = state.instruments.keys().cloned().collect();

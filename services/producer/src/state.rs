@@ -49,16 +49,17 @@ impl StateFile {
     }
 }
 
+/// `MARKETFLOW_HOME`.
+pub fn home() -> PathBuf {
+    PathBuf::from(std::env::var_os("MARKETFLOW_HOME").unwrap_or_else(|| ".marketflow".into()))
+}
+
 /// The folder configured, or `run/` below `MARKETFLOW_HOME` when that is empty; made if it is not there.
 ///
 /// # Errors
 /// A folder that cannot be made.
 pub fn folder(configured: &Path) -> anyhow::Result<PathBuf> {
-    let folder = if configured.as_os_str().is_empty() {
-        PathBuf::from(std::env::var_os("MARKETFLOW_HOME").unwrap_or_else(|| ".marketflow".into())).join("run")
-    } else {
-        configured.to_owned()
-    };
+    let folder = if configured.as_os_str().is_empty() { home().join("run") } else { configured.to_owned() };
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make the state folder {}", folder.display()))?;
     Ok(folder)
 }

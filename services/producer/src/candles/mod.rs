@@ -50,8 +50,7 @@ pub const DEFAULTS: &str = include_str!("../../candles.toml");
 /// A configuration that cannot be, or a part that is not reachable; the message names the cure.
 pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let checked = config.validate()?;
-    let home = std::env::var_os("MARKETFLOW_HOME").unwrap_or_else(|| ".marketflow".into());
-    let symbols = Symbols::read(&config.provider.symbols, checked.provider, home.as_ref()).exit(Exit::Usage)?;
+    let symbols = Symbols::read(&config.provider.symbols, checked.provider, &state::home()).exit(Exit::Usage)?;
     let clock = VenueClock::connect(&config.clock).await?;
     let metrics = Arc::new(Metrics::new(lifecycle.metrics(), checked.provider.id));
 
