@@ -1228,10 +1228,11 @@ pub(crate) mod tests {
         fn heir(&self, records: usize, state: State) -> (Self, Vec<String>) {
             let mut past = Past::new(100);
             for action in &self.log[..records] {
-                match action {
-                    Action::Trade(trade) => past.trade(self.ledger.provider, trade),
-                    Action::Control(control) if control.instrument.is_some() => past.control(self.ledger.provider, control),
-                    _ => {}
+                if let Action::Trade(trade) = action {
+                    past.trade(self.ledger.provider, trade);
+                }
+                if let Action::Control(control) = action {
+                    past.control(self.ledger.provider, control);
                 }
             }
             let log = LogEnd { complete_through: None, instruments: [(self.instrument.clone(), past)].into() };
@@ -1254,7 +1255,9 @@ pub(crate) mod tests {
                 LedgerSettings { disorder_micros: 2_000_000, ids_per_instrument: 100, sweep_interval_micros: 30_000_000 };
             let instrument: Instrument = instrument.parse().unwrap();
             let mut out = Vec::new();
-            let ledger = Ledger::new(provider, settings, "run".to_owned(), state, log, at(0), &mut out);
+            // Gap ids name the process.
+            let run = if log.instruments.values().all(|past| past.gaps.is_empty()) { "run" } else { "heir" };
+            let ledger = Ledger::new(provider, settings, run.to_owned(), state, log, at(0), &mut out);
             let mut scene = Self { ledger, instrument, jobs: Vec::new(), now: at(0), log: Vec::new() };
             let said = scene.said(out);
             (scene, said)
