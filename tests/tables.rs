@@ -22,6 +22,7 @@ async fn tables_and_views_answer_as_worked_out_by_hand() {
     minute_prices_have_the_other_systems_columns(&stack).await;
     the_market_is_seen_against_the_session_before(&stack).await;
     flows_rotate_in_proportion(&stack).await;
+    months_of_flows_are_held_against_those_before(&stack).await;
     signals_news_and_reference_say_their_last_word(&stack).await;
     retention_counts_from_ingestion(&stack).await;
     insert_what_the_boards_show(&stack).await;
@@ -459,6 +460,40 @@ async fn flows_rotate_in_proportion(stack: &TestStack) {
          bonds gold 15 true
          stocks crypto 10 false
          stocks gold 30 false",
+    )
+    .await;
+}
+
+/// Forty months of a market that goes up and down by 5 and ends with 30, beside one that stands still; a day is no month.
+async fn months_of_flows_are_held_against_those_before(stack: &TestStack) {
+    ask(
+        stack,
+        "INSERT INTO flow_aggregates_log (stream_epoch, topic, partition, offset, append_time, scope, name, open_time, close_time, method, inflow, \
+         outflow, net, currency, input_count, stale, revision) \
+         SELECT 'e', 't', 0, 2 * number + (name = 'up_and_down'), '2026-12-01 00:00:00', 'market', name, addMonths(toDateTime64('2015-01-01 00:00:00', 6, 'UTC'), number) AS open, \
+                addMonths(open, 1), 'COMBINED', greatest(value, 0), greatest(-value, 0), value, 'USD', 1, false, 0 \
+         FROM numbers(40) ARRAY JOIN ['up_and_down', 'still'] AS name, \
+              [if(number = 39, 30, if(number % 2 = 0, 5, -5)), 7] AS value",
+    )
+    .await;
+    ask(
+        stack,
+        "INSERT INTO flow_aggregates_log (stream_epoch, topic, partition, offset, append_time, scope, name, open_time, close_time, method, inflow, \
+         outflow, net, currency, input_count, stale, revision) VALUES \
+         ('e', 't', 0, 100, '2026-12-01 00:00:00', 'market', 'still', '2018-04-01 00:00:00', '2018-04-02 00:00:00', 'COMBINED', 9, 0, 9, 'USD', 1, false, 0)",
+    )
+    .await;
+    // of the 36 before half are 5 and half -5: mean 0, deviation 5 x sqrt(36 / 35) = 5.070925528, and 30 / that = 5.916079783
+    check(
+        stack,
+        "SELECT name, month, net, round(share, 9), round(z_score, 9), months_compared FROM flow_monthly \
+         WHERE method = 'COMBINED' AND month IN ('2016-12-01', '2017-01-01', '2018-04-01') ORDER BY name, month",
+        "still 2016-12-01 7 0.583333333 \\N 23
+         still 2017-01-01 7 0.583333333 \\N 24
+         still 2018-04-01 7 0.189189189 \\N 36
+         up_and_down 2016-12-01 -5 -0.416666667 \\N 23
+         up_and_down 2017-01-01 5 0.416666667 0.97894501 24
+         up_and_down 2018-04-01 30 0.810810811 5.916079783 36",
     )
     .await;
 }

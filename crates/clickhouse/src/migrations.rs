@@ -39,6 +39,7 @@ migrations! {
     "014_shadow.sql",
     "015_audit_and_decisions.sql",
     "016_calendar_changes.sql",
+    "017_flow_monthly.sql",
 }
 
 const HISTORY: &str = "CREATE TABLE IF NOT EXISTS schema_migrations \
