@@ -33,6 +33,8 @@ pub const CHANGELOG: &str = "marketflow.processor.changelog.v1";
 pub const FLOW_PARTIALS: &str = "marketflow.processor.flow-partials.v1";
 /// The state of the stage that sums them.
 pub const FLOW_CHANGELOG: &str = "marketflow.processor.flow-changelog.v1";
+/// The state of the stage that derives flows of markets.
+pub const MARKET_FLOW_CHANGELOG: &str = "marketflow.processor.market-flow-changelog.v1";
 
 /// One topic as `schemas/topics.toml` describes it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -108,6 +110,7 @@ mod tests {
             CHANGELOG,
             FLOW_PARTIALS,
             FLOW_CHANGELOG,
+            MARKET_FLOW_CHANGELOG,
         ];
         let names: Vec<String> = all().into_iter().map(|t| t.name).collect();
         assert_eq!(names.len(), constants.len());

@@ -1,12 +1,15 @@
 //! The processor's configuration; `default.toml` holds every key with its unit.
 
-use anyhow::{Context, bail, ensure};
-use marketflow_engine::SourceChoice;
+use anyhow::{Context, anyhow, bail, ensure};
+use marketflow_engine::{MarketSettings, SourceChoice};
 use marketflow_kafka::{KafkaConfig, RegistryConfig};
 use marketflow_model::{BarKind, Interval};
 use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::time::Duration;
+
+const MARKET_SETTINGS: &str = include_str!("../../../schemas/market_flows.toml");
 
 /// Everything the processor is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,6 +29,8 @@ pub struct Config {
     pub bars: Bars,
     /// What is summed across instruments.
     pub flows: Flows,
+    /// Flows of markets.
+    pub market_flows: MarketFlows,
     /// Unfinished bars.
     pub live: Live,
     /// Feeds that say nothing.
@@ -92,6 +97,18 @@ pub struct Flows {
     pub enabled: bool,
     /// Consumer group of the stage that sums over input partitions.
     pub group: String,
+}
+
+/// Section `[market_flows]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MarketFlows {
+    /// Whether flows are derived from observations and reported flows.
+    pub enabled: bool,
+    /// Consumer group of the stage.
+    pub group: String,
+    /// File of series, market sizes, durations and rates; empty = the built-in one.
+    pub settings: PathBuf,
 }
 
 /// Section `[live]`.
@@ -172,6 +189,25 @@ impl Config {
             })
         };
         check().exit(Exit::Usage)
+    }
+
+    /// Reads what flows of markets are derived from.
+    ///
+    /// # Errors
+    /// A file that cannot be read or says what cannot be.
+    pub fn market_settings(&self) -> anyhow::Result<MarketSettings> {
+        let path = &self.market_flows.settings;
+        let (name, text) = if path.as_os_str().is_empty() {
+            ("the built-in settings of market flows".to_owned(), MARKET_SETTINGS.to_owned())
+        } else {
+            let text = std::fs::read_to_string(path);
+            let text = text.with_context(|| format!("cannot read {} (market_flows.settings)", path.display()));
+            (path.display().to_string(), text.exit(Exit::Usage)?)
+        };
+        let settings: MarketSettings =
+            toml::from_str(&text).with_context(|| format!("{name}: not readable")).exit(Exit::Usage)?;
+        settings.validate().map_err(|problem| anyhow!("{name}: {problem}").context(Exit::Usage))?;
+        Ok(settings)
     }
 
     /// Names worker `number` of this process: its place in the group and its transactional id follow from it.

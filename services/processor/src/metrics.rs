@@ -32,7 +32,9 @@ pub(crate) struct ProcessorMetrics {
     pub(crate) live_bars: IntCounterVec,
     /// `marketflow_flow_partials_total{outcome}`: partial sums read, committed; used, repeated, too_old or dead_lettered.
     pub(crate) flow_partials: IntCounterVec,
-    /// `marketflow_flow_aggregates_total{scope,kind}`: sums over partitions published, committed; kind = final or revision.
+    /// `marketflow_market_flow_inputs_total{outcome}`: observations and reported flows read, committed; used, known, not_selected or dead_lettered.
+    pub(crate) market_flow_inputs: IntCounterVec,
+    /// `marketflow_flow_aggregates_total{scope,kind}`: sums over partitions and of markets published, committed; kind = final or revision.
     pub(crate) flow_aggregates: IntCounterVec,
 }
 
@@ -74,6 +76,11 @@ impl ProcessorMetrics {
             flow_partials: metrics.counter_vec(
                 "marketflow_flow_partials_total",
                 "partial sums of flows, committed",
+                &["outcome"],
+            ),
+            market_flow_inputs: metrics.counter_vec(
+                "marketflow_market_flow_inputs_total",
+                "observations and reported flows, committed",
                 &["outcome"],
             ),
             flow_aggregates: metrics.counter_vec(

@@ -17,7 +17,8 @@ pub(crate) const ORIGINS_KEY: &[u8] = &[NOTE];
 /// How long the cluster has to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// Topics, told apart from others of the same name, and how many partitions those have that are dealt out by instrument.
+/// Topics, told apart from others of the same name, and how many partitions those have that are dealt out by instrument; 0 where state does not
+/// hang on that.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Origins {
     partitions: i32,
@@ -31,7 +32,8 @@ impl Origins {
     /// No answer, or a topic that is gone.
     pub(crate) fn ask(kafka: &KafkaConfig, stage: Stage) -> anyhow::Result<Self> {
         let cluster = admin::describe(kafka, ANSWER_WITHIN)?;
-        let partitions = cluster.topics.get(topics::TRADES).map_or(0, |topic| topic.partitions);
+        let dealt_out = stage.origins.contains(&topics::TRADES).then(|| cluster.topics.get(topics::TRADES)).flatten();
+        let partitions = dealt_out.map_or(0, |topic| topic.partitions);
         let mut epochs = BTreeMap::new();
         for topic in stage.origins {
             let Some(epoch) = cluster.epoch(topic) else {

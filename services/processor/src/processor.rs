@@ -9,6 +9,7 @@ use crate::assignment::{BARS, Rebuilt, rebuild, slot_is_ours};
 use crate::config::{self, Config};
 use crate::flow_worker;
 use crate::live::LiveBars;
+use crate::market_worker;
 use crate::metrics::ProcessorMetrics;
 use crate::outputs::{OutputSchemas, Outputs};
 use crate::repartition;
@@ -44,6 +45,7 @@ const OBSERVE_EVERY: Duration = Duration::from_secs(2);
 /// Usage, an unreachable part, a fenced worker; the exit code is in the chain.
 pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let engine = config.validate()?;
+    let market_settings = config.market_flows.enabled.then(|| config.market_settings()).transpose()?;
     let registry = Registry::new(&config.registry).exit(Exit::Usage)?;
     let ids = registry.ids().await.map_err(with_exit)?;
     let schemas = output_schemas(&ids)?;
@@ -57,6 +59,10 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let mut workers = tokio::task::JoinSet::new();
     if engine.flows {
         workers.spawn(flow_worker::run(config.clone(), engine.gap_limit_micros, schemas, metrics.clone(), lifecycle.stop()));
+    }
+    if let Some(settings) = market_settings {
+        let decoder = Decoder::new(registry.clone(), &ids);
+        workers.spawn(market_worker::run(config.clone(), settings, decoder, schemas, metrics.clone(), lifecycle.stop()));
     }
     for number in 0..config.worker.count {
         let (config, engine, metrics) = (config.clone(), engine.clone(), metrics.clone());

@@ -10,6 +10,7 @@ use crate::flow_worker::{self, FLOWS};
 use crate::origins::Origins;
 use crate::outputs::Output;
 use crate::processor::{transactions, with_exit};
+use crate::stage_worker::PARTITION;
 use anyhow::ensure;
 use marketflow_contract::topics;
 use marketflow_engine::{Change, FlowTotals, repartition};
@@ -59,11 +60,11 @@ pub(crate) fn run(config: &Config, gap_limit_micros: i64) -> anyhow::Result<()> 
     for partition in 0..count {
         put(BARS.changelog, partition, origins.note());
     }
-    let (flows, _) = read_changelog(&reader, FLOWS, flow_worker::PARTITION)?;
+    let (flows, _) = read_changelog(&reader, FLOWS, PARTITION)?;
     let mut totals = FlowTotals::restore(old, flow_worker::kept_micros(gap_limit_micros), flows)?;
     totals.add_partitions(count);
     for change in totals.take_changes().into_iter().chain([Origins::ask(&config.kafka, FLOWS)?.note()]) {
-        put(FLOWS.changelog, flow_worker::PARTITION, change);
+        put(FLOWS.changelog, PARTITION, change);
     }
 
     // a new partition is read from its start, and says so: state without an offset would be refused

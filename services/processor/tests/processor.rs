@@ -1,14 +1,15 @@
 //! The processor against real Kafka and registry: bars equal the oracle's, also when it is killed again and again; every record has one outcome.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use marketflow_contract::topics;
+use marketflow_engine::{MarketFlows, MarketSettings};
 use marketflow_kafka::{Outgoing, Producer, ProducerSettings};
 use marketflow_model::{
     Bar, BarKind, Calendar, CalendarChange, Control, ControlKind, DayHours, Envelope, EnvelopeClass, Feed, FeedState,
-    FlowAggregate, Instrument, Interval, Quality, Timestamp, Trade,
+    FlowAggregate, FundFlow, Instrument, Interval, InvestorClass, Month, Observation, Quality, SeriesValue, Timestamp, Trade,
 };
 use marketflow_testkit::{RandomWalk, TestStack, eventually};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -40,6 +41,7 @@ async fn processor() -> anyhow::Result<()> {
     what_is_not_used_is_set_aside_with_its_origin(&stack).await?;
     a_broker_that_is_killed_is_waited_for(&stack).await?;
     flows_equal_the_oracle_though_the_processor_is_killed(&stack).await?;
+    flows_of_markets_are_the_pure_computations_though_the_processor_is_killed(&stack).await?;
     unfinished_bars_are_shown_and_are_no_results(&stack).await?;
     an_early_close_is_kept_though_the_processor_is_killed(&stack).await?;
     stack.stop().await;
@@ -198,6 +200,122 @@ async fn flows_equal_the_oracle_though_the_processor_is_killed(stack: &TestStack
         *next += 1;
     }
     ensure!(revisions.values().any(|count| *count > 1), "no late trade revised a sum");
+    Ok(())
+}
+
+/// Four years of months and ten days of investors' flows; vintages come after what they revise; the processor is killed while it works.
+async fn flows_of_markets_are_the_pure_computations_though_the_processor_is_killed(stack: &TestStack) -> anyhow::Result<()> {
+    let names =
+        ["YAHOO:SPY/close", "YAHOO:SPY/volume", "YAHOO:GC=F/close", "YAHOO:GC=F/volume", "FRED:DGS10", "FRANKFURTER:USD/KRW"];
+    let month = |at: i32| Month::new(2019, 1).map(|first| first.plus(at)).context("a month");
+    let mut observations = Vec::new();
+    for at in 0..48 {
+        for (place, name) in (1_i64..).zip(names) {
+            let (provider, series) = name.split_once(':').context("provider and series")?;
+            // some pattern that goes up and down
+            let value = 1_000 * place + (i64::from(at) * 7_919 * place) % 997;
+            observations.push(Observation {
+                provider: provider.to_owned(),
+                series: series.to_owned(),
+                period_start: month(at)?.start(),
+                period_end: month(at)?.end(),
+                value: Some(value.to_string().parse()?),
+                unit: String::new(),
+                published_at: None,
+                vintage: None,
+                receive_time: START,
+            });
+        }
+    }
+    let mut funds = Vec::new();
+    for day in 0..10 {
+        for (class, share) in [(InvestorClass::Foreign, 3), (InvestorClass::Institution, -5), (InvestorClass::Individual, 2)] {
+            let period_start = month(24)?.start().plus_micros((day * 24 - 9) * 60 * MINUTE);
+            funds.push(FundFlow {
+                instrument: "KRX:005930".parse()?,
+                provider: "KIS".to_owned(),
+                investor_class: class,
+                period_start,
+                period_end: period_start.plus_micros(24 * 60 * MINUTE),
+                net_amount: Some((share * (day - 4) * 1_000_000).to_string().parse()?),
+                net_quantity: None,
+                currency: "KRW".to_owned(),
+                vintage: None,
+                receive_time: START,
+            });
+        }
+    }
+    let vintage = |observation: &Observation| -> anyhow::Result<Observation> {
+        let value = observation.value.context("a value")?.scaled() + 123_456_789_012;
+        Ok(Observation { vintage: Some("2024-05-31".to_owned()), value: SeriesValue::from_scaled(value), ..observation.clone() })
+    };
+    let vintages = observations.iter().step_by(11).map(vintage).collect::<anyhow::Result<Vec<_>>>()?;
+
+    let flows = async || -> anyhow::Result<Vec<FlowAggregate>> {
+        let flows = stack.read::<FlowAggregate>(topics::FLOW_AGGREGATES).await?.into_iter().map(|located| located.record);
+        Ok(flows.filter(|flow| flow.method != "AGGRESSOR_TURNOVER").collect())
+    };
+    let killed = async || -> anyhow::Result<()> {
+        stack.parts.kill("processor").await?;
+        Ok(stack.parts.restart("processor").await?)
+    };
+    let key = |observation: &Observation| format!("{}:{}", observation.provider, observation.series);
+    let keyed = |part: &[Observation]| part.iter().map(|observation| (key(observation), observation.clone())).collect::<Vec<_>>();
+    let fund_records = funds.iter().map(|fund| (fund.instrument.to_string(), fund.clone())).collect();
+    stack.send(topics::FUND_FLOWS, fund_records).await?;
+    let (first, rest) = observations.split_at(100);
+    stack.send(topics::OBSERVATIONS, keyed(first)).await?;
+    eventually(PATIENCE, async || {
+        ensure!(!flows().await?.is_empty(), "nothing is published yet");
+        Ok(())
+    })
+    .await?;
+    stack.send(topics::OBSERVATIONS, keyed(rest)).await?;
+    killed().await?;
+    stack.send(topics::OBSERVATIONS, keyed(&vintages)).await?;
+    // an at-least-once producer
+    stack.send(topics::OBSERVATIONS, keyed(&observations[..50])).await?;
+    killed().await?;
+
+    let settings: MarketSettings = toml::from_str(include_str!("../../../schemas/market_flows.toml"))?;
+    let mut pure = MarketFlows::new(settings);
+    let mut expected = Vec::new();
+    observations.iter().chain(&vintages).for_each(|observation| {
+        pure.on_observation(observation);
+    });
+    funds.iter().for_each(|fund| {
+        pure.on_fund_flow(fund);
+    });
+    pure.publish(&mut expected);
+    let last_words = |flows: &[FlowAggregate]| -> anyhow::Result<BTreeMap<_, FlowAggregate>> {
+        let mut last: BTreeMap<_, FlowAggregate> = BTreeMap::new();
+        for flow in flows {
+            let FlowAggregate { scope, name, method, currency, open_time, close_time, .. } = flow.clone();
+            let known = last.insert((scope, name, method, currency, open_time, close_time), flow.clone());
+            let next = known.as_ref().map_or(0, |known| known.revision + 1);
+            ensure!(flow.revision == next, "published twice or out of order: {flow:?}");
+            let says_the_same = known.is_some_and(|known| FlowAggregate { revision: next, ..known } == *flow);
+            ensure!(!says_the_same, "a revision that says nothing new: {flow:?}");
+        }
+        last.values_mut().for_each(|flow| flow.revision = 0);
+        Ok(last)
+    };
+    let expected = last_words(&expected)?;
+    let markets: BTreeSet<&str> = expected.values().map(|flow| flow.name.as_str()).collect();
+    ensure!(
+        ["stocks", "bonds", "forex", "commodities", "all", "stocks/foreign"].iter().all(|name| markets.contains(name)),
+        "{markets:?}"
+    );
+    let published = eventually(PATIENCE, async || {
+        let published = flows().await?;
+        let last = last_words(&published)?;
+        let different = expected.iter().find(|(key, flow)| last.get(*key) != Some(*flow));
+        ensure!(different.is_none(), "expected {:?}, published {:?}", different, different.and_then(|(key, _)| last.get(key)));
+        ensure!(last.len() == expected.len(), "{} aggregates, not {}", last.len(), expected.len());
+        Ok(published)
+    })
+    .await?;
+    ensure!(published.iter().any(|flow| flow.revision > 0), "no vintage revised anything");
     Ok(())
 }
 
