@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use marketflow_contract::topics;
-use marketflow_model::{Bar, Interval};
+use marketflow_model::{Bar, Interval, Month, Observation, Timestamp};
 use marketflow_testkit::{Located, TestStack, eventually};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -171,7 +171,38 @@ async fn a_file_becomes_bars_once_however_often_it_is_imported() {
     records_and_queries_are_shown(&cli);
     every_record_is_accounted_for(&cli);
     a_replay_finds_and_mends_what_is_wrong(&cli).await;
+    months_of_gold_become_flows(&cli).await;
     stack.stop().await;
+}
+
+/// From observations over processor and sink to a line: 1,600 × 1 contract of 100 ounces, bought because the price rose.
+async fn months_of_gold_become_flows(cli: &Cli<'_>) {
+    let said = |series: &str, month: &str, value: &str| {
+        let month: Month = month.parse().unwrap();
+        let observation = Observation {
+            provider: "YAHOO".to_owned(),
+            series: series.to_owned(),
+            period_start: month.start(),
+            period_end: month.end(),
+            value: Some(value.parse().unwrap()),
+            unit: String::new(),
+            published_at: None,
+            vintage: None,
+            receive_time: Timestamp::from_seconds(START),
+        };
+        (format!("YAHOO:{series}"), observation)
+    };
+    let gold = [("GC=F/close", "2020-01", "1500"), ("GC=F/close", "2020-02", "1600"), ("GC=F/volume", "2020-02", "1")];
+    let gold = gold.into_iter().map(|(series, month, value)| said(series, month, value)).collect();
+    cli.stack.send(topics::OBSERVATIONS, gold).await.unwrap();
+    eventually(PATIENCE, async || {
+        let printed = cli.ok(&["flows", "--market", "commodities", "--from", "2020-02", "--to", "2020-02", "--format", "csv"]);
+        anyhow::ensure!(printed.lines().nth(1) == Some("2020-02,commodities,160000,0,160000,USD,1,,1,false,0"), "{printed}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert!(cli.ok(&["flows", "--scope", "asset_class", "--method", "SIGNED_TURNOVER"]).contains("metal"));
 }
 
 fn candles_become_bars(cli: &Cli<'_>) {

@@ -16,6 +16,7 @@ pub mod dlq;
 pub mod doctor;
 pub mod down;
 pub mod explain;
+pub mod flows;
 pub mod import;
 pub mod logs;
 mod metrics;
@@ -70,6 +71,7 @@ commands! {
     Backfill(backfill),
     Reconcile(reconcile),
     Bars(bars),
+    Flows(flows),
     Explain(explain),
     Trace(trace),
     Audit(audit),

@@ -1,0 +1,222 @@
+//! `marketflow flows`: months of fund flows from ClickHouse as a table, CSV or JSON.
+
+use super::bars::plain;
+use super::query::{self, Texts, texts};
+use crate::console::{block_on, json, line};
+use anyhow::Context;
+use marketflow_model::Month;
+use marketflow_runtime::Exit;
+use serde::Serialize;
+
+/// Shows the fund flows of markets, month by month
+#[derive(clap::Args, Debug)]
+#[command(after_long_help = "\
+Each market by the method that speaks for it (COMBINED), in the base currency; --method and --currency show other rows. share is the net flow
+in relation to all that flowed in the month; the z-score holds the net flow against the 36 months before. What the numbers mean and what
+they do not: docs/methodology/fund-flows.md.
+
+Examples:
+  marketflow flows --from 2020-01 --to 2020-12
+  marketflow flows --market stocks --market bonds --format csv > flows.csv
+  marketflow flows --scope investor_class --method REPORTED --currency KRW")]
+pub struct Args {
+    /// Only this market (or name in --scope); may be given more than once
+    #[arg(long, value_name = "NAME")]
+    market: Vec<String>,
+    /// First month, such as 2020-01
+    #[arg(long, value_name = "MONTH")]
+    from: Option<Month>,
+    /// Last month
+    #[arg(long, value_name = "MONTH")]
+    to: Option<Month>,
+    /// What is aggregated: market, asset_class, investor_class, global
+    #[arg(long, default_value = "market")]
+    scope: String,
+    /// REPORTED, SIGNED_TURNOVER, VALUE_CHANGE or COMBINED
+    #[arg(long, default_value = "COMBINED")]
+    method: String,
+    /// Of the amounts
+    #[arg(long, default_value = "USD")]
+    currency: String,
+    /// How to print them
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Format {
+    Table,
+    Csv,
+    Json,
+}
+
+/// A month as it is printed.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+struct PrintedFlow {
+    month: String,
+    name: String,
+    inflow: String,
+    outflow: String,
+    net: String,
+    currency: String,
+    /// −1 to 1.
+    share: Option<f64>,
+    z_score: Option<f64>,
+    input_count: i64,
+    stale: bool,
+    revision: i32,
+}
+
+/// What is read, in the order of [`PrintedFlow::read`].
+const COLUMNS: &str = "formatDateTime(month, '%Y-%m'), name, toString(inflow), toString(outflow), toString(net), toString(currency), \
+     toString(share), toString(z_score), toString(input_count), toString(toUInt8(stale)), toString(revision)";
+
+const CSV_HEADER: &str = "month,name,inflow,outflow,net,currency,share,z_score,input_count,stale,revision";
+
+/// Runs the command.
+///
+/// # Errors
+/// 69 when ClickHouse does not answer.
+pub fn run(args: Args) -> anyhow::Result<Exit> {
+    let clickhouse = query::clickhouse()?;
+    let (sql, parameters) = question(&args);
+    let rows = block_on(texts(&clickhouse, "read flows", &sql, &parameters))?;
+    let flows = rows.into_iter().map(PrintedFlow::read).collect::<anyhow::Result<Vec<_>>>()?;
+    match args.format {
+        Format::Table => line(&table(&flows)),
+        Format::Json => json(&flows)?,
+        Format::Csv => {
+            line(CSV_HEADER);
+            flows.iter().for_each(|flow| line(&flow.cells().join(",")));
+        }
+    }
+    if flows.is_empty() {
+        eprintln!(
+            "no such flows there; `marketflow sql \"SELECT scope, name, method, currency, count() FROM flow_monthly GROUP BY ALL\"` shows what is"
+        );
+    }
+    Ok(Exit::Ok)
+}
+
+/// All months are asked for before some are chosen, so that each is held against those before it.
+fn question(args: &Args) -> (String, Vec<(&'static str, String)>) {
+    let mut parameters =
+        vec![("scope", args.scope.clone()), ("method", args.method.clone()), ("currency", args.currency.clone())];
+    let mut sql = format!(
+        "SELECT {COLUMNS} FROM flow_monthly \
+         WHERE scope = {{scope:String}} AND method = {{method:String}} AND currency = {{currency:String}}"
+    );
+    let edges = [("from", ">=", args.from), ("to", "<=", args.to)];
+    for (name, compare, month) in edges.into_iter().filter_map(|(name, compare, month)| Some((name, compare, month?))) {
+        sql.push_str(&format!(" AND month {compare} toDate({{{name}:String}})"));
+        parameters.push((name, format!("{month}-01")));
+    }
+    if !args.market.is_empty() {
+        sql.push_str(" AND has(splitByChar(',', {markets:String}), name)");
+        parameters.push(("markets", args.market.join(",")));
+    }
+    sql.push_str(" ORDER BY month, name");
+    (sql, parameters)
+}
+
+impl PrintedFlow {
+    fn read(row: Texts) -> anyhow::Result<Self> {
+        let [month, name, inflow, outflow, net, currency, share, z_score, input_count, stale, revision] =
+            <[Option<String>; 11]>::try_from(row).ok().context("cannot read flows: a row of another shape")?;
+        let text = |value: Option<String>| value.context("cannot read flows: a null where a value must be");
+        let ratio = |value: Option<String>| value.map(|value| value.parse::<f64>()).transpose();
+        Ok(Self {
+            month: text(month)?,
+            name: text(name)?,
+            inflow: plain(inflow)?,
+            outflow: plain(outflow)?,
+            net: plain(net)?,
+            currency: text(currency)?,
+            share: ratio(share)?,
+            z_score: ratio(z_score)?,
+            input_count: text(input_count)?.parse()?,
+            stale: text(stale)? == "1",
+            revision: text(revision)?.parse()?,
+        })
+    }
+
+    fn cells(&self) -> [String; 11] {
+        let ratio = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
+        [
+            self.month.clone(),
+            self.name.clone(),
+            self.inflow.clone(),
+            self.outflow.clone(),
+            self.net.clone(),
+            self.currency.clone(),
+            ratio(self.share),
+            ratio(self.z_score),
+            self.input_count.to_string(),
+            self.stale.to_string(),
+            self.revision.to_string(),
+        ]
+    }
+}
+
+fn table(flows: &[PrintedFlow]) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    table.set_header(["month", "name", "inflow", "outflow", "net", "", "share %", "z-score", "stale"]);
+    for place in [2, 3, 4, 6, 7] {
+        if let Some(column) = table.column_mut(place) {
+            column.set_cell_alignment(comfy_table::CellAlignment::Right);
+        }
+    }
+    for flow in flows {
+        table.add_row([
+            flow.month.clone(),
+            flow.name.clone(),
+            flow.inflow.clone(),
+            flow.outflow.clone(),
+            flow.net.clone(),
+            flow.currency.clone(),
+            flow.share.map(|share| format!("{:.1}", share * 100.0)).unwrap_or_default(),
+            flow.z_score.map(|score| format!("{score:.2}")).unwrap_or_default(),
+            if flow.stale { "stale".to_owned() } else { String::new() },
+        ]);
+    }
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn row() -> Texts {
+        let texts = ["2020-03", "stocks", "0", "361.00000009", "-361.00000009", "USD", "-0.25", "", "1", "1", "2"];
+        let mut row: Texts = texts.iter().map(|text| Some((*text).to_owned())).collect();
+        row[7] = None;
+        row
+    }
+
+    #[test]
+    fn months_are_printed_with_plain_decimals_and_empty_ratios_for_null() {
+        let flow = PrintedFlow::read(row()).unwrap();
+        assert_eq!(flow.cells().join(","), "2020-03,stocks,0,361.00000009,-361.00000009,USD,-0.25,,1,true,2");
+        assert_eq!(CSV_HEADER.split(',').count(), flow.cells().len());
+        let shown = table(&[flow]);
+        assert!(shown.contains("-25.0") && shown.ends_with("stale"), "{shown}");
+        assert!(PrintedFlow::read(vec![None; 3]).is_err() && PrintedFlow::read(vec![None; 11]).is_err());
+    }
+
+    #[test]
+    fn values_travel_as_parameters() {
+        let line = Line::parse_from(["flows", "--market", "stocks", "--market", "x'", "--from", "2020-01", "--to", "2020-12"]);
+        let (sql, parameters) = question(&line.args);
+        assert!(sql.contains("month >= toDate({from:String}) AND month <= toDate({to:String})"), "{sql}");
+        assert!(parameters.contains(&("markets", "stocks,x'".to_owned())) && !sql.contains("x'"), "{sql}");
+        assert!(parameters.contains(&("to", "2020-12-01".to_owned())), "{parameters:?}");
+    }
+}
