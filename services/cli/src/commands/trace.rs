@@ -19,7 +19,7 @@ use std::str::FromStr;
 #[command(after_long_help = "\
 The tick-producer gives one trade a second a trace id (trace.every): W3C trace context, in the header traceparent of its record and in the
 producer's log at level debug. Any trade is found by its place, traced or not. A bar is made when its window ends, so its first step is mostly
-waiting: the part after the window's end is said beside it.
+waiting: the part after the window's end is said beside it. Of a recording played again the venue's clock is another than Kafka's.
 
 Examples:
   marketflow trace                                     the newest trade with a trace id
@@ -242,8 +242,14 @@ impl Trace {
     }
 }
 
+/// A replay's clock is of another day than Kafka's.
+const OTHER_CLOCK: u64 = 86_400_000_000;
+
 /// `+1.234 s`.
 fn took(micros: i64) -> String {
+    if micros.unsigned_abs() >= OTHER_CLOCK {
+        return "other clock".to_owned();
+    }
     let sign = if micros < 0 { '-' } else { '+' };
     let millis = micros.unsigned_abs().div_ceil(1_000);
     format!("{sign}{}.{:03} s", millis / 1_000, millis % 1_000)
@@ -266,6 +272,7 @@ mod tests {
 
     #[test]
     fn what_took_a_part_of_a_millisecond_took_one() {
+        assert_eq!(took(-86_400_000_000), "other clock");
         assert_eq!(
             (took(0), took(1), took(1_234_567), took(-2_000)),
             ("+0.000 s".into(), "+0.001 s".into(), "+1.235 s".into(), "-0.002 s".into())
