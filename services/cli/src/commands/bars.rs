@@ -42,8 +42,9 @@ pub struct Args {
     format: Format,
 }
 
+/// How rows are printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-enum Format {
+pub(crate) enum Format {
     Table,
     Csv,
     Json,

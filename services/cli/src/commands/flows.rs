@@ -1,6 +1,6 @@
 //! `marketflow flows`: months of fund flows from ClickHouse as a table, CSV or JSON.
 
-use super::bars::plain;
+use super::bars::{Format, plain};
 use super::query::{self, Texts, texts};
 use crate::console::{block_on, json, line};
 use anyhow::Context;
@@ -41,13 +41,6 @@ pub struct Args {
     /// How to print them
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-enum Format {
-    Table,
-    Csv,
-    Json,
 }
 
 /// A month as it is printed.
