@@ -79,11 +79,15 @@ pub async fn serve(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     );
     lifecycle.ready();
 
-    tokio::select! {
-        ended = &mut server => ended.context("the server's task ended early")?.context("the server ended early")?,
-        () = stop.wait() => {}
-    }
-    drain(&shared, &places, &limits, server).await;
+    // A server without open connections may end between the request to stop and our hearing of it.
+    let serving = tokio::select! {
+        ended = &mut server => {
+            ended.context("the server's task ended early")?.context("the server ended early")?;
+            None
+        }
+        () = stop.wait() => Some(server),
+    };
+    drain(&shared, &places, &limits, serving).await;
     expiry.abort();
     Ok(())
 }
@@ -93,11 +97,13 @@ async fn drain(
     shared: &Arc<execute::Shared>,
     places: &Semaphore,
     limits: &Limits,
-    server: tokio::task::JoinHandle<std::io::Result<()>>,
+    serving: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
 ) {
     let all = u32::try_from(limits.concurrent_queries).unwrap_or(u32::MAX);
     let over = async {
-        if let Err(error) = server.await {
+        if let Some(server) = serving
+            && let Err(error) = server.await
+        {
             warn!(error = %error, "the server's task ended badly");
         }
         drop(places.acquire_many(all).await);
