@@ -8,6 +8,7 @@
 pub mod admin;
 mod config;
 mod consumer;
+mod ends;
 mod error;
 mod failpoint;
 mod groups;
@@ -21,6 +22,7 @@ mod transaction;
 
 pub use config::KafkaConfig;
 pub use consumer::{Batch, Consumer, GroupSettings, Header, Rebalance, Record, Run, StartAt, TopicPartition};
+pub use ends::{End, Ends};
 pub use error::{Disposition, Error};
 pub use failpoint::fail_point;
 pub use groups::{committed, members, set_committed};

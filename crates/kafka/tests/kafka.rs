@@ -3,8 +3,8 @@
 use anyhow::{Context, ensure};
 use marketflow_contract::{Schema, encode_value, topics};
 use marketflow_kafka::{
-    Consumer, DecodeError, Disposition, GroupSettings, Outgoing, Producer, ProducerSettings, Reader, Rebalance, TopicPartition,
-    TransactionSettings, TransactionalProducer, admin, partition_for,
+    Consumer, DecodeError, Disposition, Ends, GroupSettings, Outgoing, Producer, ProducerSettings, Reader, Rebalance,
+    TopicPartition, TransactionSettings, TransactionalProducer, admin, partition_for,
 };
 use marketflow_model::{Control, ControlKind, Feed, Timestamp};
 use marketflow_testkit::TestStack;
@@ -207,5 +207,19 @@ fn rebalances_are_told_between_batches(kafka: &marketflow_kafka::KafkaConfig) ->
     let batch = second.poll_batch(PATIENCE, 1_000)?;
     ensure!(batch.records().next().map(|record| record.offset()) == Some(40));
     ensure!(second.watermarks(&mine[0], PATIENCE)? == (0, 100));
+
+    let mut ends = Ends::new(kafka)?;
+    ensure!(ends.answer().is_none(), "nothing was asked");
+    ends.ask(mine.clone());
+    ends.ask(Vec::new()); // the first question is still open
+    let asked = Instant::now();
+    let answer = loop {
+        if let Some(answer) = ends.answer() {
+            break answer;
+        }
+        ensure!(asked.elapsed() < PATIENCE, "no answer");
+        std::thread::sleep(POLL);
+    };
+    ensure!(answer == mine.iter().map(|of| (of.clone(), 0..100)).collect::<Vec<_>>(), "{answer:?}");
     Ok(())
 }

@@ -20,8 +20,8 @@ use anyhow::{Context, anyhow, ensure};
 use marketflow_contract::{Schema, topics};
 use marketflow_engine::{Change, Partition};
 use marketflow_kafka::{
-    Batch, Consumer, Decoder, Disposition, Error, GroupSettings, Reader, Rebalance, Registry, SchemaIds, StartAt, TopicPartition,
-    TransactionSettings, TransactionalProducer,
+    Batch, Consumer, Decoder, Disposition, Ends, Error, GroupSettings, Reader, Rebalance, Registry, SchemaIds, StartAt,
+    TopicPartition, TransactionSettings, TransactionalProducer,
 };
 use marketflow_model::Bar;
 use marketflow_runtime::{Exit, ExitContext, Lifecycle, Stop, on_thread};
@@ -200,6 +200,7 @@ struct Work {
     /// Kept for its room.
     bars: Vec<Bar>,
     aborts_in_a_row: u32,
+    ends: Ends,
     observed_at: Instant,
 }
 
@@ -228,6 +229,7 @@ impl Worker {
         let live = live.map_err(with_exit)?;
         let silence = Silence::new(&config.kafka, &config.clock, schemas.controls, metrics.clone(), Instant::now());
         let silence = silence.map_err(with_exit)?;
+        let ends = Ends::new(&config.kafka).map_err(with_exit)?;
         info!(slot = slot_name, "worker connected");
         let work = Work {
             slot_name,
@@ -245,6 +247,7 @@ impl Worker {
             is_behind: false,
             bars: Vec::new(),
             aborts_in_a_row: 0,
+            ends,
             observed_at: Instant::now(),
         };
         Ok(Self { consumer, work })
@@ -460,6 +463,15 @@ impl Work {
 
     /// Lag and watermarks, every so often; a cluster that does not answer is no reason to stop.
     fn observe(&mut self, consumer: &Consumer) {
+        if let Some(ends) = self.ends.answer()
+            && let Ok(positions) = consumer.positions()
+        {
+            for (of, offsets) in ends {
+                let Some((_, position)) = positions.iter().find(|(at, _)| *at == of) else { continue };
+                let labels = [of.topic.as_str(), &of.partition.to_string()];
+                self.metrics.lag.with_label_values(&labels).set((offsets.end - position).max(0));
+            }
+        }
         if self.observed_at.elapsed() < OBSERVE_EVERY {
             return;
         }
@@ -471,14 +483,8 @@ impl Work {
                 self.metrics.watermark.with_label_values(&[topics::TRADES, number.as_str()]).set(newest.micros() / 1_000_000);
             }
         }
-        let Ok(positions) = consumer.positions() else { return };
-        for (of, position) in positions {
-            if let Ok((_, end)) = consumer.watermarks(&of, Duration::from_secs(1)) {
-                self.metrics
-                    .lag
-                    .with_label_values(&[of.topic.as_str(), of.partition.to_string().as_str()])
-                    .set((end - position).max(0));
-            }
+        if let Ok(positions) = consumer.positions() {
+            self.ends.ask(positions.into_iter().map(|(of, _)| of).collect());
         }
     }
 }

@@ -15,8 +15,8 @@ use anyhow::{Context, bail};
 use marketflow_clickhouse::{ClickHouse, migrations};
 use marketflow_contract::{Schema, topics};
 use marketflow_kafka::{
-    Consumer, DecodeError, Decoder, Disposition, GroupSettings, KafkaConfig, Rebalance, Record, Registry, Run, TopicPartition,
-    admin,
+    Consumer, DecodeError, Decoder, Disposition, Ends, GroupSettings, KafkaConfig, Rebalance, Record, Registry, Run,
+    TopicPartition, admin,
 };
 use marketflow_model::{EnvelopeClass, Timestamp};
 use marketflow_runtime::Stop;
@@ -84,6 +84,7 @@ struct Work {
     drained: bool,
     send: Sender<News>,
     receive: Receiver<News>,
+    ends: Ends,
     lag_read: Instant,
     epochs_asked: Instant,
     audited: Instant,
@@ -120,6 +121,7 @@ impl Sink {
         let names: Vec<&str> = tables.keys().map(String::as_str).collect();
         let consumer = Consumer::subscribe(&config.kafka, &group, &names)?;
         let (send, receive) = channel();
+        let ends = Ends::new(&config.kafka)?;
         let work = Work {
             runtime: Handle::current(),
             kafka: config.kafka.clone(),
@@ -141,6 +143,7 @@ impl Sink {
             drained: true,
             send,
             receive,
+            ends,
             lag_read: Instant::now(),
             epochs_asked: Instant::now(),
             audited: Instant::now(),
@@ -170,7 +173,7 @@ impl Sink {
             work.on_news(&consumer, if held_up { POLL } else { Duration::ZERO })?;
             work.start_landings(&consumer, false)?;
             work.commit(&consumer)?;
-            work.look_around(&consumer);
+            work.look_around();
         }
         work.drain(&consumer)
     }
@@ -444,14 +447,15 @@ impl Work {
         Ok(())
     }
 
-    fn look_around(&mut self, consumer: &Consumer) {
+    fn look_around(&mut self) {
         if self.lag_read.elapsed() >= LAG_EVERY {
             self.lag_read = Instant::now();
-            for (of, lane) in &self.lanes {
-                let Ok((low, end)) = consumer.watermarks(of, Duration::from_secs(1)) else { break };
-                let lag = end - lane.landed.unwrap_or(low).max(low);
-                self.metrics.lag.with_label_values(&[of.topic.as_str(), &of.partition.to_string()]).set(lag);
-            }
+            self.ends.ask(self.lanes.keys().cloned().collect());
+        }
+        for (of, offsets) in self.ends.answer().into_iter().flatten() {
+            let Some(lane) = self.lanes.get(&of) else { continue };
+            let lag = offsets.end - lane.landed.unwrap_or(offsets.start).max(offsets.start);
+            self.metrics.lag.with_label_values(&[of.topic.as_str(), &of.partition.to_string()]).set(lag.max(0));
         }
         if self.audited.elapsed() >= self.audit_every {
             self.audited = Instant::now();

@@ -96,6 +96,9 @@ impl Bench {
 
     /// Nothing follows the record, and its row is there.
     async fn idle_topic(&mut self) -> anyhow::Result<()> {
+        // the sink has its partitions
+        self.trade(1).await?;
+        self.judge().await?;
         let mut waited = Vec::new();
         for _ in 0..if self.soak { 20 } else { 2 } {
             self.trade(1).await?;
