@@ -5,6 +5,8 @@ use anyhow::Context;
 use marketflow_testkit::TestStack;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -85,7 +87,7 @@ impl fmt::Display for Figures {
 /// User and system time of a process so far.
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
 pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("the process runs")?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process runs")?;
     // the second field, the program's name, may hold blanks; user and system ticks are the 12th and 13th after it
     let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|t| t.parse::<u64>().ok()).context("a number of ticks");
@@ -96,7 +98,7 @@ pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
 
 /// Most memory a process ever had at once.
 pub(crate) fn peak_rss_bytes(pid: u32) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process runs")?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the process runs")?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).context("a peak")?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().context("a number of KiB")?;
     Ok(kib * 1024)
@@ -104,7 +106,7 @@ pub(crate) fn peak_rss_bytes(pid: u32) -> anyhow::Result<u64> {
 
 /// Cores, model and memory.
 pub(crate) fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let model =
         cpu.lines().find_map(|l| l.strip_prefix("model name")).map_or("unknown", |m| m.trim_start_matches([' ', '\t', ':']));
@@ -120,4 +122,35 @@ pub(crate) fn revision() -> String {
     };
     let changed = if git(&["status", "--porcelain", "--untracked-files=no"]).is_empty() { "" } else { " with changes" };
     format!("{}{changed}", git(&["rev-parse", "--short", "HEAD"]))
+}
+
+/// A control group that holds one process to a share of a core; removed once the process is gone.
+pub(crate) struct CpuLimit(PathBuf);
+
+impl CpuLimit {
+    /// Needs root, and control groups of either version.
+    pub(crate) fn of(pid: u32, share: f64) -> anyhow::Result<Self> {
+        const PERIOD_MICROS: u32 = 20_000;
+        let quota = format!("{:.0}", f64::from(PERIOD_MICROS) * share);
+        let root = Path::new("/sys/fs/cgroup");
+        let (folder, limits) = if root.join("cgroup.controllers").exists() {
+            (root.to_owned(), vec![("cpu.max", format!("{quota} {PERIOD_MICROS}"))])
+        } else {
+            (root.join("cpu"), vec![("cpu.cfs_period_us", PERIOD_MICROS.to_string()), ("cpu.cfs_quota_us", quota)])
+        };
+        let group = Self(folder.join(format!("marketflow-bench-{pid}")));
+        let limited = fs::create_dir(&group.0)
+            .and_then(|()| limits.iter().try_for_each(|(file, value)| fs::write(group.0.join(file), value)))
+            .and_then(|()| fs::write(group.0.join("cgroup.procs"), pid.to_string()));
+        limited.with_context(|| format!("cannot limit process {pid} through {}; root may", group.0.display()))?;
+        Ok(group)
+    }
+}
+
+impl Drop for CpuLimit {
+    fn drop(&mut self) {
+        if let Err(problem) = fs::remove_dir(&self.0) {
+            eprintln!("{} stays: {problem}", self.0.display());
+        }
+    }
 }

@@ -3,7 +3,7 @@
 
 use crate::caught_up;
 use crate::load::{self, Ending, Load};
-use crate::measure::{self, Cost, Figures};
+use crate::measure::{self, Cost, CpuLimit, Figures};
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use marketflow_contract::{Schema, encode_value, headers, topics};
@@ -95,9 +95,12 @@ pub(crate) async fn measure(settings: &Settings) -> anyhow::Result<String> {
         stack.stop().await;
     }
     if settings.only.contains(&Part::Processes) {
-        for processes in [1, 2] {
-            let what = format!("{processes} process(es) of one worker, {} trades of 500 instruments", settings.trades);
-            row(what, processes_of(settings, processes).await?)?;
+        for (share, of_a_core) in [(None, ""), (Some(0.5), ", half a core each")] {
+            for processes in [1, 2] {
+                let what =
+                    format!("{processes} process(es) of one worker{of_a_core}, {} trades of 500 instruments", settings.trades);
+                row(what, processes_of(settings, processes, share).await?)?;
+            }
         }
     }
     if settings.only.contains(&Part::Latency) {
@@ -171,18 +174,22 @@ async fn changelog_records(stack: &TestStack) -> anyhow::Result<i64> {
     .await?
 }
 
-/// So many processes, each with one worker, started at once on a topic that is full.
-async fn processes_of(settings: &Settings, processes: u32) -> anyhow::Result<String> {
+/// So many processes, each with one worker and at most this share of a core, started at once on a topic that is full.
+async fn processes_of(settings: &Settings, processes: u32, share: Option<f64>) -> anyhow::Result<String> {
     let stack = TestStack::start_with(&["kafka", "registry"]).await?;
     let load = Load::write(&stack, settings.trades, 500, Ending::Closed).await?;
-    let mut children = Vec::new();
+    let (mut children, mut limits) = (Vec::new(), Vec::new());
     let started = Instant::now();
     for ordinal in 0..processes {
         let ordinal = ordinal.to_string();
         let spec = stack.service("processor", &[("worker.ordinal", ordinal.as_str()), ("admin.listen", "127.0.0.1:0")])?;
         let mut command = Command::new(&spec.program);
         command.args(&spec.args).envs(spec.env).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        children.push(command.spawn()?);
+        let child = command.spawn()?;
+        if let Some(share) = share {
+            limits.push(CpuLimit::of(child.id(), share));
+        }
+        children.push(child);
     }
     let done = caught_up(&stack, GROUP, topics::TRADES).await;
     let elapsed = started.elapsed();
@@ -191,6 +198,7 @@ async fn processes_of(settings: &Settings, processes: u32) -> anyhow::Result<Str
         child.kill()?;
         child.wait()?;
     }
+    limits.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     done?;
     stack.stop().await;
     Ok(Figures::new("all", load, elapsed, &cost?).to_string())
