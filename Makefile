@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build fmt lint test test-quick test-fault bench bench-processor bench-peers bench-sink schemas up down demo doc audit ci
+.PHONY: help setup build fmt lint test test-quick test-fault fuzz bench bench-processor bench-peers bench-sink schemas up down demo doc audit ci
 
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
@@ -41,6 +41,10 @@ test-quick: ## the tiers that need no services, a couple of minutes
 test-fault: setup build ## crashes and broken networks, of the processor and the sink; SEED=n repeats a run, SOAK=1 runs the full counts
 	@timeout --kill-after=30s $(if $(SOAK),6h,20m) env SEED=$(or $(SEED),$$RANDOM) $(if $(SOAK),SOAK=$(SOAK)) \
 	    $(CARGO) test --workspace --test fault --test sink_faults -- --nocapture
+
+fuzz: setup ## any bytes as records and as venues' messages, a minute each; SECONDS=n longer
+	@fuzz/run.sh decode $(or $(SECONDS),60)
+	@fuzz/run.sh frames $(or $(SECONDS),60)
 
 bench: setup ## throughput and cost of the whole path, in release; appends to docs/benchmarks.md
 	@$(CARGO) build --release --workspace --bins

@@ -98,7 +98,7 @@ async fn imports_beside_live_trades_of_today() -> anyhow::Result<()> {
         let status: Value = serde_json::from_str(&simulator.get("status").await?)?;
         status["trades_played"].as_u64().context("trades_played")
     };
-    eventually(Duration::from_secs(60), async || {
+    eventually(Duration::from_secs(180), async || {
         ensure!(played().await? > 0, "nothing was played");
         Ok(())
     })
@@ -121,7 +121,7 @@ async fn imports_beside_live_trades_of_today() -> anyhow::Result<()> {
     let happened = simulator.truth().await?;
     let happened: Vec<Trade> = happened.iter().filter(|line| line["line"] == "trade").map(trade).collect::<Result<_, _>>()?;
     let expected = recompute(&happened, &Interval::STANDARD);
-    eventually(Duration::from_secs(60), async || {
+    eventually(Duration::from_secs(180), async || {
         let mut shown = bars_final(&stack).await?;
         shown.retain(|(of, _, at), _| of.to_string() == INSTRUMENT && *at >= today.window_open(Interval::STANDARD[2]));
         same("the view bars_final", &as_text(&expected), &as_text(&shown))
