@@ -35,6 +35,11 @@ pub(crate) fn spec(config: &StackConfig) -> Result<PartSpec, Error> {
         ("QUARKUS_BANNER_ENABLED", "false".to_owned()),
         ("LOG_LEVEL", "WARN".to_owned()),
         ("REGISTRY_LOG_LEVEL", "WARN".to_owned()),
+        // by itself it opens twenty connections at once and gives up after 5 s, which a loaded machine may need for the first
+        ("QUARKUS_DATASOURCE_JDBC_INITIAL_SIZE", "2".to_owned()),
+        ("QUARKUS_DATASOURCE_JDBC_MIN_SIZE", "2".to_owned()),
+        ("QUARKUS_DATASOURCE_JDBC_MAX_SIZE", "16".to_owned()),
+        ("QUARKUS_DATASOURCE_JDBC_ACQUISITION_TIMEOUT", "60".to_owned()),
         ("REGISTRY_DATASOURCE_URL", format!("jdbc:h2:file:{}/registry;WRITE_DELAY=0", folder.display())),
     ];
     Ok(PartSpec {

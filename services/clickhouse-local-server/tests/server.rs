@@ -447,22 +447,25 @@ async fn acknowledged_inserts_survive_kill() {
         server.sql("CREATE TABLE IF NOT EXISTS t (a UInt64) ENGINE = MergeTree ORDER BY a").await;
         assert_eq!(server.count("t").await, acknowledged, "before round {round}");
         let address = server.url.clone();
+        let (first, first_acknowledged) = tokio::sync::oneshot::channel();
         let inserts = tokio::spawn(async move {
             let client = http();
-            let mut done = 0_u64;
+            let (mut done, mut first) = (0_u64, Some(first));
             for _ in 0..10_000 {
                 let request = client.post(&address).query(&[("query", "INSERT INTO t FORMAT CSV")]).body("1\n2\n3\n");
                 match request.send().await {
                     Ok(reply) if reply.status() == StatusCode::OK => done += 3,
                     _ => break,
                 }
+                first.take().map(|first| first.send(()));
             }
             done
         });
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        first_acknowledged.await.unwrap();
+        // in the middle of one of those that follow
+        tokio::time::sleep(Duration::from_millis(500)).await;
         server.kill_hard();
         let done = inserts.await.unwrap();
-        assert!(done > 0);
         // One insert may have been stored without its acknowledgement having left.
         let server = start(data.path(), &[]);
         let stored = server.count("t").await;

@@ -271,8 +271,8 @@ impl Demo {
             if progress.is_some_and(|progress| progress.finished) {
                 return Ok(());
             }
-            // a live clock always moves; there it is the trades that count
-            let now = if self.plan.live { self.plan.from() } else { watch.snapshot.now };
+            // a live clock always moves; there it is the trades that count. The venue's clock goes on after the last trade, so that bars end.
+            let now = progress.filter(|_| !self.plan.live).map_or(moved.1, |progress| progress.now);
             let stands = (now, watch.snapshot.counts);
             if stands != (moved.1, moved.2) {
                 moved = (Instant::now(), stands.0, stands.1);
