@@ -457,7 +457,9 @@ async fn acknowledged_inserts_survive_kill() {
                     Ok(reply) if reply.status() == StatusCode::OK => done += 3,
                     _ => break,
                 }
-                first.take().map(|first| first.send(()));
+                if let Some(first) = first.take() {
+                    first.send(()).unwrap();
+                }
             }
             done
         });
