@@ -5,12 +5,13 @@
 use anyhow::{Context, ensure};
 use marketflow_contract::topics;
 use marketflow_model::{
-    Conditions, Control, ControlKind, Envelope, Feed, Interval, Price, Quantity, Side, Source, Timestamp, Trade, parse_scaled,
+    Conditions, Control, ControlKind, Envelope, Feed, FeedState, Interval, Price, Quantity, Side, Source, Timestamp, Trade,
+    parse_scaled,
 };
 use marketflow_oracle::{BarKey, ExpectedBar, recompute};
 use marketflow_testkit::{Simulator, TestStack, effects, eventually};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Two stacks at once would be too much for a small machine.
@@ -125,6 +126,120 @@ async fn imports_beside_live_trades_of_today() -> anyhow::Result<()> {
         let mut shown = bars_final(&stack).await?;
         shown.retain(|(of, _, at), _| of.to_string() == INSTRUMENT && *at >= today.window_open(Interval::STANDARD[2]));
         same("the view bars_final", &as_text(&expected), &as_text(&shown))
+    })
+    .await?;
+    let set_aside = stack.query("SELECT count() FROM set_aside WHERE class = 'late'").await?;
+    ensure!(set_aside.trim() == "0", "{set_aside} late trades");
+    stack.stop().await;
+    Ok(())
+}
+
+/// A day by two brokers, of which the first is lost for a while: the other takes over and gives back, no trade is missing or there twice, and
+/// every bar of whatever length is of one broker's name.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_broker_takes_over_from_the_other() -> anyhow::Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let mut stack = TestStack::start().await?;
+    stack.start_service("sink", &[("batch.max_age", "250ms")]).await?;
+    stack.start_service("processor", &[("bars.future_tolerance", "2days")]).await?;
+    let tape = r#"[{kind="krx-day",date="2026-11-20",symbols=2,trades=6000}]"#;
+    let settings = [("tapes", tape), ("clock.speed", "600x"), ("start.subscriptions", "2")];
+    let simulator = Simulator::start(&mut stack, "kis", 0, 1.0, &settings).await?;
+    let keys = stack.home().join("brokers.env");
+    std::fs::write(&keys, "KIS_APP_KEY=a\nKIS_APP_SECRET=b\nKIWOOM_APP_KEY=c\nKIWOOM_SECRET_KEY=d\n")?;
+    let (keys, wire) = (keys.display().to_string(), simulator.wire());
+    let (websocket, rest) = (format!("ws://{wire}/kiwoom/api/dostk/websocket"), format!("http://{wire}/kiwoom"));
+    // at 120 times the speed of life it is away for more than the quarter of an hour that a name lasts
+    let more = [
+        ("provider.instruments", r#"["000010","000020"]"#),
+        ("provider.credentials_file", &*keys),
+        ("connection.backoff_min", "2s"),
+        ("connection.backoff_max", "3s"),
+        ("failover.provider", "kiwoom"),
+        ("failover.websocket_url", &*websocket),
+        ("failover.rest_url", &*rest),
+        ("failover.after", "1s"),
+        ("failover.return_after", "8s"),
+    ];
+    simulator.start_tick_producer(&mut stack, "kis", "kis/tryitout", "KRX:000010", &more).await?;
+
+    let half_way = Timestamp::parse("2026-11-20T02:00:00Z")?.micros();
+    eventually(Duration::from_secs(240), async || {
+        let clock: Value = serde_json::from_str(&simulator.get("clock").await?)?;
+        ensure!(clock["now_us"].as_i64() > Some(half_way), "still playing the morning: {clock}");
+        Ok(())
+    })
+    .await?;
+    let tells_both = async |broker: &str| -> anyhow::Result<()> {
+        let told = stack.metrics("tick-producer").await?.sum("marketflow_instruments_told", &[("provider", broker)]);
+        ensure!(told > 1.0, "{broker} tells {told} of both instruments");
+        Ok(())
+    };
+    simulator.post("speed", &json!({"speed": 120})).await?;
+    eventually(Duration::from_secs(120), async || tells_both("kis").await).await?;
+    simulator.post("faults", &json!({"kind": "disconnect", "venue": "kis"})).await?;
+    for broker in ["kiwoom", "kis"] {
+        eventually(Duration::from_secs(120), async || tells_both(broker).await).await?;
+    }
+    simulator.post("speed", &json!({"speed": 600})).await?;
+    eventually(Duration::from_secs(240), async || {
+        let status: Value = serde_json::from_str(&simulator.get("status").await?)?;
+        ensure!(status["finished"] == true, "still playing: {status}");
+        Ok(())
+    })
+    .await?;
+
+    let truth = simulator.truth().await?;
+    let happened: Vec<Trade> = truth.iter().filter(|line| line["line"] == "trade").map(trade).collect::<Result<_, _>>()?;
+    let named = |trade: &Trade| (trade.instrument.to_string(), trade.trade_id.clone());
+    let expected: BTreeSet<_> = happened.iter().map(named).collect();
+    eventually(Duration::from_secs(120), async || {
+        let published = stack.read::<Trade>(topics::TRADES).await?;
+        let found: BTreeSet<_> = published.iter().map(|located| named(&located.record)).collect();
+        let missing = expected.difference(&found).next();
+        ensure!(missing.is_none(), "{missing:?} is not in Kafka, with {} of {}", found.len(), expected.len());
+        ensure!(published.len() == found.len(), "{} records of {} trades", published.len(), found.len());
+        Ok(())
+    })
+    .await?;
+    let mut names: BTreeMap<(String, Timestamp), BTreeSet<String>> = BTreeMap::new();
+    for located in stack.read::<Trade>(topics::TRADES).await? {
+        let window = located.record.event_time.window_open(Interval::STANDARD[2]);
+        names.entry((located.record.instrument.to_string(), window)).or_default().insert(located.record.feed.to_string());
+    }
+    ensure!(names.values().all(|feeds| feeds.len() == 1), "two names within one window: {names:?}");
+    for instrument in ["KRX:000010", "KRX:000020"] {
+        let mut order: Vec<&str> = names
+            .iter()
+            .filter(|((of, _), _)| of == instrument)
+            .flat_map(|(_, feeds)| feeds.iter().map(String::as_str))
+            .collect();
+        order.dedup();
+        ensure!(order.windows(3).any(|three| three == ["kis", "kiwoom", "kis"]), "{instrument} was told by {order:?}");
+    }
+    let controls = stack.read::<Control>(topics::TRADES).await?;
+    for (feed, state) in
+        [("kis", FeedState::Down), ("kiwoom", FeedState::Up), ("kiwoom", FeedState::Down), ("kis", FeedState::Up)]
+    {
+        let said = controls
+            .iter()
+            .map(|located| &located.record)
+            .filter(|control| control.kind == ControlKind::FeedState && control.instrument.is_some() && control.state == state);
+        let said = said.filter(|control| control.feed.as_str() == feed).count();
+        ensure!(said >= 2, "{feed} {state:?} was said {said} times of two instruments");
+    }
+
+    let bars = recompute(&happened, &Interval::STANDARD);
+    eventually(Duration::from_secs(120), async || {
+        same("the view bars_final", &as_text(&bars), &as_text(&bars_final(&stack).await?))?;
+        // who was first subscribed in the midst of the opening minute cannot say that it was whole
+        let sql = "SELECT instrument, interval, open_time, feed, quality FROM bars_final \
+                   WHERE quality IN ('gap', 'partial_open') AND open_time >= '2026-11-20 00:30:00'";
+        let doubtful = stack.query(sql).await?;
+        ensure!(doubtful.trim().is_empty(), "{doubtful}");
+        let seen = stack.query("SELECT count() FROM trades").await?;
+        ensure!(seen.trim() == happened.len().to_string(), "the view trades has {seen} rows for {} trades", happened.len());
+        Ok(())
     })
     .await?;
     let set_aside = stack.query("SELECT count() FROM set_aside WHERE class = 'late'").await?;
@@ -271,7 +386,11 @@ fn trade(told: &Value) -> anyhow::Result<Trade> {
         receive_time: at,
         price: text("price")?.parse()?,
         size: Some(text("size")?.parse::<Quantity>()?),
-        side: if text("side")? == "buy" { Side::Buy } else { Side::Sell },
+        side: match text("side")? {
+            "buy" => Side::Buy,
+            "sell" => Side::Sell,
+            _ => Side::Unknown,
+        },
         trade_id: Some(id.to_owned()),
         sequence: Some(id.parse()?),
         import_row: None,

@@ -2,10 +2,10 @@
 
 use crate::candles::symbols::Symbols;
 use crate::clock::ClockConfig;
-use crate::state;
+use crate::{failover, state};
 use anyhow::{Context, ensure};
 use marketflow_kafka::{KafkaConfig, ProducerSettings, RegistryConfig};
-use marketflow_model::Instrument;
+use marketflow_model::{Instrument, Interval};
 use marketflow_providers::{Provider, Repair, Timing, by_id};
 use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,8 @@ pub struct Config {
     pub connection: ConnectionConfig,
     /// Missing trades.
     pub repair: RepairConfig,
+    /// Another provider that stands by.
+    pub failover: FailoverConfig,
     /// The way to Kafka.
     pub publish: PublishConfig,
     /// Trace ids.
@@ -144,6 +146,27 @@ pub struct RepairConfig {
     pub read_back_records: i64,
 }
 
+/// Section `[failover]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailoverConfig {
+    /// Id of the provider that stands by; empty = none.
+    pub provider: String,
+    /// Its WebSocket endpoint; empty = the venue's own.
+    pub websocket_url: String,
+    /// Its request endpoint; empty = the venue's own.
+    pub rest_url: String,
+    /// How long the one that tells an instrument's trades may be lost or silent before the other takes over.
+    #[serde(with = "humantime_serde")]
+    pub after: Duration,
+    /// How long the first must be back before it tells again.
+    #[serde(with = "humantime_serde")]
+    pub return_after: Duration,
+    /// Length of the windows on whose edges the feed's name on the records changes.
+    #[serde(with = "humantime_serde")]
+    pub window: Duration,
+}
+
 /// Section `[publish]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -192,15 +215,38 @@ pub struct StateConfig {
     pub folder: PathBuf,
 }
 
-/// What follows from the configuration.
+/// A provider and where it is.
 #[derive(Debug)]
-pub struct Checked {
-    /// The provider named.
+pub struct Place {
+    /// The provider.
     pub provider: &'static Provider,
     /// Where its WebSocket is.
     pub websocket_url: String,
     /// Where its requests go, without trailing slash.
     pub rest_url: String,
+}
+
+impl Place {
+    /// The venue's own endpoints where none are given.
+    fn new(provider: &'static Provider, websocket_url: &str, rest_url: &str) -> Self {
+        let or = |given: &str, own: &str| if given.is_empty() { own.to_owned() } else { given.to_owned() };
+        Self {
+            provider,
+            websocket_url: or(websocket_url, provider.websocket_url),
+            rest_url: or(rest_url, provider.rest_url).trim_end_matches('/').to_owned(),
+        }
+    }
+}
+
+/// What follows from the configuration.
+#[derive(Debug)]
+pub struct Checked {
+    /// The provider named.
+    pub place: Place,
+    /// Instruments that every provider takes on a connection.
+    pub instruments_max: usize,
+    /// The provider that stands by, and when it takes over.
+    pub standby: Option<(Place, failover::Settings)>,
     /// What is to be subscribed.
     pub instruments: Vec<Instrument>,
     /// Sweep interval in microseconds.
@@ -222,14 +268,17 @@ impl Config {
         let name = &self.provider.name;
         let known = || marketflow_providers::ALL.iter().map(|provider| provider.id).collect::<Vec<_>>().join(", ");
         let provider = by_id(name).with_context(|| format!("provider.name {name:?} is none of: {}", known()))?;
+        let standby = self.standby(provider)?;
         let instruments = match self.provider.instruments.as_slice() {
             [] => Vec::new(),
             asked => Symbols::read(asked, provider, &state::home()).context("provider.instruments")?.all,
         };
-        let most = provider.limits.instruments_per_connection;
+        let of = |provider: &Provider| (provider.limits.instruments_per_connection, provider.id);
+        let standing_by = standby.as_ref().map(|(place, _)| of(place.provider));
+        let (instruments_max, takes) = standing_by.map_or(of(provider), |standing_by| standing_by.min(of(provider)));
         ensure!(
-            instruments.len() <= most,
-            "provider.instruments names {}; {name} takes {most} on a connection: run a second tick-producer on another cluster",
+            instruments.len() <= instruments_max,
+            "provider.instruments names {}; {takes} takes {instruments_max} on a connection: run a second tick-producer on another cluster",
             instruments.len()
         );
         ensure!(
@@ -240,19 +289,44 @@ impl Config {
         ensure!(!self.connection.attempts_window.is_zero(), "connection.attempts_window must not be 0");
         ensure!(self.repair.requests_in_flight > 0, "repair.requests_in_flight must be at least 1");
         ensure!(self.repair.ids_per_instrument > 0, "repair.ids_per_instrument must be at least 1");
-        let or = |given: &str, own: &str| if given.is_empty() { own.to_owned() } else { given.to_owned() };
         let sweep = match provider.repair {
             Repair::Sweep { every, .. } if self.repair.sweep_interval.is_zero() => every,
             Repair::Sweep { .. } | Repair::ContiguousIds | Repair::CumulativeVolume { .. } => self.repair.sweep_interval,
         };
-        let micros = |d: Duration, key: &str| i64::try_from(d.as_micros()).with_context(|| format!("{key} is too long"));
         Ok(Checked {
-            provider,
+            place: Place::new(provider, &self.provider.websocket_url, &self.provider.rest_url),
             instruments,
-            websocket_url: or(&self.provider.websocket_url, provider.websocket_url),
-            rest_url: or(&self.provider.rest_url, provider.rest_url).trim_end_matches('/').to_owned(),
+            instruments_max,
+            standby,
             sweep_interval_micros: micros(sweep, "repair.sweep_interval")?,
             disorder_micros: micros(self.repair.disorder, "repair.disorder")?,
         })
     }
+
+    /// The provider that stands by: one whose trades have the same ids, because the exchange counts them.
+    fn standby(&self, first: &Provider) -> anyhow::Result<Option<(Place, failover::Settings)>> {
+        let FailoverConfig { provider: name, websocket_url, rest_url, after, return_after, window } = &self.failover;
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let fits = |other: &Provider| {
+            let by_volume = matches!(first.repair, Repair::CumulativeVolume { .. });
+            by_volume && other.id != first.id && other.venue == first.venue && other.repair == first.repair
+        };
+        let provider = by_id(name).filter(|other| fits(other)).with_context(|| {
+            format!("failover.provider {name:?} cannot stand by for {}: kis and kiwoom can for one another", first.id)
+        })?;
+        let window_micros = micros(*window, "failover.window")?;
+        ensure!(
+            window_micros > 0 && window_micros % Interval::ONE_MINUTE.micros() == 0,
+            "failover.window must be whole minutes: the longest bar that is built"
+        );
+        let standby = provider.feed();
+        let settings = failover::Settings { standby, after: *after, return_after: *return_after, window_micros };
+        Ok(Some((Place::new(provider, websocket_url, rest_url), settings)))
+    }
+}
+
+fn micros(duration: Duration, key: &str) -> anyhow::Result<i64> {
+    i64::try_from(duration.as_micros()).with_context(|| format!("{key} is too long"))
 }

@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::state::StateFile;
 use crate::websocket::Command;
-use marketflow_model::{Source, Timestamp, Trade};
+use marketflow_model::{Control, Source, Timestamp, Trade};
 use marketflow_providers::{Event, Provider};
 use marketflow_runtime::Stop;
 use std::sync::Arc;
@@ -51,8 +51,10 @@ pub struct Feed {
     pub answers: mpsc::Receiver<Answer>,
     /// What people ask.
     pub requests: mpsc::Receiver<Request>,
-    /// To the sockets.
-    pub commands: mpsc::Sender<Command>,
+    /// To the sockets of each provider.
+    pub commands: Vec<mpsc::Sender<Command>>,
+    /// Instruments that every provider takes on a connection.
+    pub instruments_max: usize,
     /// To the venue by request.
     pub jobs: Jobs,
     /// What survives.
@@ -78,7 +80,7 @@ impl Feed {
                 () = self.intake.filled() => self.take_in(&mut actions).await?,
                 Some(answer) = self.answers.recv() => self.take_answer(answer, &mut actions),
                 Some(request) = self.requests.recv() => self.take_request(request, &mut actions).await,
-                _ = tick.tick() => self.ledger.on_timer(self.clock.now(), &mut actions),
+                _ = tick.tick() => self.ledger.on_timer(self.clock.now(), self.clock.monotonic(), &mut actions),
                 () = stop.wait() => break,
             }
             self.act(&mut actions).await?;
@@ -121,7 +123,8 @@ impl Feed {
             self.act(actions).await?;
             self.beat().await?;
         }
-        for quote in &batch.quotes {
+        // A standby's quotes count once it tells the trades too.
+        for quote in batch.quotes.iter().filter(|quote| self.ledger.is_told_by(&quote.instrument, &quote.feed)) {
             self.publisher.quote(quote)?;
         }
         Ok(())
@@ -155,14 +158,14 @@ impl Feed {
         let now = self.clock.known();
         match request {
             Request::Subscribe(instruments, answer) => {
-                let most = self.provider.limits.instruments_per_connection;
+                let most = self.instruments_max;
                 let wanted = self.ledger.instruments().len() + instruments.len();
                 let result = if wanted > most {
                     Err(format!("{} takes {most} instruments on a connection", self.provider.id))
                 } else {
                     let added = self.ledger.add(&instruments, now, actions);
                     info!(provider = self.provider.id, instruments = ?added, "subscribing");
-                    self.command(Command::Subscribe(added.clone())).await;
+                    self.command(|| Command::Subscribe(added.clone())).await;
                     Ok(added)
                 };
                 told(answer.send(result).is_ok());
@@ -170,7 +173,7 @@ impl Feed {
             Request::Unsubscribe(instruments, answer) => {
                 let removed = self.ledger.remove(&instruments, now, actions);
                 info!(provider = self.provider.id, instruments = ?removed, "unsubscribing");
-                self.command(Command::Unsubscribe(removed.clone())).await;
+                self.command(|| Command::Unsubscribe(removed.clone())).await;
                 told(answer.send(Ok(removed)).is_ok());
             }
             Request::List(answer) => {
@@ -198,10 +201,7 @@ impl Feed {
                 Action::Ask(job) => self.jobs.push(job),
                 Action::Resubscribe(instrument) => {
                     warn!(provider = self.provider.id, %instrument, "the socket is silent though there were trades; subscribing again");
-                    let command = Command::Resubscribe(instrument);
-                    if self.commands.send(command).await.is_err() {
-                        warn!("the sockets have ended");
-                    }
+                    self.command(|| Command::Resubscribe(instrument.clone())).await;
                 }
                 Action::SetAside { reason, detail, raw, by_request } => {
                     self.metrics.malformed.with_label_values(&[self.provider.id, reason.as_str()]).inc();
@@ -221,8 +221,14 @@ impl Feed {
         if !self.ledger.is_announced() || !self.heartbeat.due(now, self.clock.monotonic()) {
             return Ok(());
         }
-        let control = self.ledger.heartbeat(now);
-        self.publisher.control(&control).await
+        self.say(self.ledger.heartbeats(now)).await
+    }
+
+    async fn say(&mut self, controls: Vec<Control>) -> anyhow::Result<()> {
+        for control in controls {
+            self.publisher.control(&control).await?;
+        }
+        Ok(())
     }
 
     async fn keep_house(&mut self, actions: &mut Vec<Action>) -> anyhow::Result<()> {
@@ -237,6 +243,9 @@ impl Feed {
         let seconds = |time: Timestamp| time.micros() / 1_000_000;
         self.metrics.complete_through.set(self.ledger.complete_through().map_or(0, seconds));
         self.metrics.gaps_open.set(i64::try_from(self.ledger.open_gaps()).unwrap_or(i64::MAX));
+        for (feed, instruments) in self.ledger.told() {
+            self.metrics.told.with_label_values(&[feed.as_str()]).set(i64::try_from(instruments).unwrap_or(i64::MAX));
+        }
         let acknowledged: Vec<bool> = self.ledger.subscriptions().map(|(_, acknowledged)| acknowledged).collect();
         let count = |wanted: usize| i64::try_from(wanted).unwrap_or(i64::MAX);
         self.metrics.subscriptions.with_label_values(&["wanted"]).set(count(acknowledged.len()));
@@ -257,9 +266,8 @@ impl Feed {
             }
             self.act(&mut actions).await?;
         }
-        let heartbeat = self.ledger.heartbeat(self.clock.now());
-        self.publisher.control(&heartbeat).await?;
-        self.publisher.control(&self.ledger.shut_down(self.clock.now())).await?;
+        self.say(self.ledger.heartbeats(self.clock.now())).await?;
+        self.say(self.ledger.shut_down(self.clock.now())).await?;
         if let Some(state) = self.ledger.changed_state() {
             self.state.write(&state)?;
         }
@@ -268,9 +276,11 @@ impl Feed {
         Ok(())
     }
 
-    async fn command(&self, command: Command) {
-        if self.commands.send(command).await.is_err() {
-            warn!("the sockets have ended");
+    async fn command(&self, command: impl Fn() -> Command) {
+        for commands in &self.commands {
+            if commands.send(command()).await.is_err() {
+                warn!("the sockets have ended");
+            }
         }
     }
 }

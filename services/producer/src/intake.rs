@@ -1,11 +1,11 @@
 //! Between socket and feed: a bounded queue that never makes the socket wait.
 //!
-//! Order is kept. Quotes are conflated (only the latest of an instrument counts). Trades are never conflated: when the bound is reached a
+//! Order is kept. Quotes are conflated (only the latest of a feed and instrument counts). Trades are never conflated: when the bound is reached a
 //! trade is dropped and the place is marked, so that the feed opens a gap there and asks for what was dropped.
 //!
 //! Next: `feed.rs`, which takes it from here.
 
-use marketflow_model::{Instrument, Quote, Timestamp};
+use marketflow_model::{Feed, Instrument, Quote, Timestamp};
 use marketflow_providers::{Event, Malformed};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -63,8 +63,8 @@ pub struct Intake {
 struct Queue {
     items: VecDeque<(ConnectionNumber, Item)>,
     trades: usize,
-    quotes: BTreeMap<Instrument, Quote>,
-    dropping: BTreeSet<Instrument>,
+    quotes: BTreeMap<(Instrument, Feed), Quote>,
+    dropping: BTreeSet<(ConnectionNumber, Instrument)>,
     dropped: u64,
     conflated: u64,
 }
@@ -93,13 +93,13 @@ impl Intake {
         let mut queue = self.lock();
         match item {
             Item::Event(Event::Quote(quote)) => {
-                if queue.quotes.insert(quote.instrument.clone(), quote).is_some() {
+                if queue.quotes.insert((quote.instrument.clone(), quote.feed.clone()), quote).is_some() {
                     queue.conflated += 1;
                 }
             }
             Item::Event(Event::Trade(trade)) if queue.trades >= self.trades_max => {
                 queue.dropped += 1;
-                if queue.dropping.insert(trade.instrument.clone()) {
+                if queue.dropping.insert((from, trade.instrument.clone())) {
                     queue.items.push_back((from, Item::Dropped { instrument: trade.instrument, from: trade.event_time }));
                 }
             }
@@ -137,12 +137,12 @@ impl Intake {
         let mut queue = self.lock();
         let count = queue.items.len().min(items_max);
         let items: Vec<_> = queue.items.drain(..count).collect();
-        for (_, item) in &items {
+        for (from, item) in &items {
             if let Item::Event(Event::Trade(_)) = item {
                 queue.trades -= 1;
             }
             if let Item::Dropped { instrument, .. } = item {
-                queue.dropping.remove(instrument);
+                queue.dropping.remove(&(*from, instrument.clone()));
             }
         }
         if !queue.items.is_empty() {

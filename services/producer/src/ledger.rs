@@ -8,15 +8,19 @@
 //!   subscription again and then answered by request. While it is open `complete_through` may go on: the gap pins its windows.
 //! - What cannot be fetched any more is abandoned, aloud.
 //! - A halt lasts until the venue says that trading goes on, or a trade shows it.
+//! - Where a second provider stands by, only one of the two tells an instrument's trades at a time; what the other says meanwhile is held, and
+//!   fills what the one missed (`failover.rs`).
 //!
 //! Next: `controls.rs` for the records that say so, `backfill.rs` for the requests.
 
 use crate::controls;
+use crate::failover::{self, Teller, Told};
 use crate::intake::{ConnectionNumber, Item};
 use marketflow_model::{Control, ControlKind, Feed, FeedState, Instrument, Source, Timestamp, Trade};
 use marketflow_providers::{Cursor, Event, Malformed, Page, Provider, Repair};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map};
+use std::time::Duration;
 
 /// What to do, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,6 +87,9 @@ pub struct Gap {
     /// The last trade before it, where only volume tells: what is missing may be missing from there on.
     #[serde(default)]
     last_trade: Option<Timestamp>,
+    /// The feeds that were told of it.
+    #[serde(default)]
+    feeds: Vec<Feed>,
     /// Whether its trades have been asked for.
     #[serde(skip)]
     asked: bool,
@@ -111,6 +118,9 @@ pub struct State {
     /// Instruments whose trading is halted, and since when.
     #[serde(default)]
     pub halted: BTreeMap<Instrument, Timestamp>,
+    /// Who tells the trades of each instrument, where a second provider stands by.
+    #[serde(default)]
+    pub told: BTreeMap<Instrument, Told>,
 }
 
 /// What the log says about the feed.
@@ -133,14 +143,14 @@ pub struct Past {
     last_time: Option<Timestamp>,
     /// Gaps opened and neither filled nor abandoned.
     gaps: Vec<Gap>,
-    /// Gaps filled or abandoned.
-    closed: BTreeSet<String>,
+    /// Gaps filled or abandoned, with the feeds that were told so.
+    closed: BTreeMap<String, Vec<Feed>>,
 }
 
 impl Past {
     /// Nothing yet; remembers so many runs of ids.
     pub fn new(ids_max: usize) -> Self {
-        Self { complete_through: None, seen: Seen::new(ids_max), last_time: None, gaps: Vec::new(), closed: BTreeSet::new() }
+        Self { complete_through: None, seen: Seen::new(ids_max), last_time: None, gaps: Vec::new(), closed: BTreeMap::new() }
     }
 
     /// The next trade. The first that came by itself ends the gaps before it.
@@ -160,11 +170,17 @@ impl Past {
     pub fn control(&mut self, provider: &Provider, control: &Control) {
         let Some(id) = &control.gap_id else { return };
         if control.kind != ControlKind::GapOpened {
-            self.gaps.retain(|gap| gap.id != *id);
-            self.closed.insert(id.clone());
+            self.closed.entry(id.clone()).or_default().push(control.feed.clone());
+            let Self { gaps, closed, .. } = self;
+            gaps.retain(|gap| !is_closed(closed, gap));
+            return;
+        }
+        if let Some(gap) = self.gaps.iter_mut().find(|gap| gap.id == *id) {
+            gap.feeds.push(control.feed.clone());
             return;
         }
         let mut gap = Gap::found(id.clone(), control.from.unwrap_or(control.clock), control.to);
+        gap.feeds.push(control.feed.clone());
         if ids_tell(provider) && gap.to.is_none() {
             gap.after = self.seen.highest();
             gap.last_trade = last_trade(provider, self.last_time, gap.from);
@@ -174,18 +190,24 @@ impl Past {
 
     /// Takes up the gaps of the state file: the log has gone on since it was written, but does not reach back as far.
     fn join(&mut self, kept: Vec<Gap>) {
-        for gap in kept.into_iter().filter(|gap| !self.closed.contains(&gap.id)) {
-            match self.gaps.iter_mut().find(|found| found.id == gap.id) {
+        let Self { gaps, closed, .. } = self;
+        for gap in kept.into_iter().filter(|gap| !is_closed(closed, gap)) {
+            match gaps.iter_mut().find(|found| found.id == gap.id) {
                 Some(found) => {
                     found.after = gap.after.or(found.after);
                     found.before = gap.before.or(found.before);
                     found.to = gap.to.or(found.to);
                     found.last_trade = gap.last_trade.or(found.last_trade);
                 }
-                None => self.gaps.push(gap),
+                None => gaps.push(gap),
             }
         }
     }
+}
+
+/// Whether every feed that was told of the gap was told that it is over.
+fn is_closed(closed: &BTreeMap<String, Vec<Feed>>, gap: &Gap) -> bool {
+    closed.get(&gap.id).is_some_and(|feeds| gap.feeds.iter().all(|feed| feeds.contains(feed)))
 }
 
 impl Gap {
@@ -199,6 +221,7 @@ impl Gap {
             before: None,
             announced_to: to,
             last_trade: None,
+            feeds: Vec::new(),
             asked: false,
             recovered_to: None,
             looks: 0,
@@ -229,6 +252,25 @@ struct Entry {
     checked_to: Option<Timestamp>,
     checking: bool,
     halted_since: Option<Timestamp>,
+    /// Who tells its trades.
+    told: Told,
+    /// What the one that stands by said and the one that tells has not.
+    held: VecDeque<Held>,
+    /// Last id that the one that stands by said since the last change.
+    held_to: Option<i64>,
+    /// Since when the one that tells is lost; monotonic.
+    lost_since: Option<Duration>,
+    /// Since when the first is back while the other tells (monotonic), and the last id then.
+    back_since: Option<(Duration, Option<i64>)>,
+}
+
+/// A trade from the provider that stands by.
+#[derive(Debug)]
+struct Held {
+    /// Monotonic.
+    at: Duration,
+    number: ConnectionNumber,
+    trade: Trade,
 }
 
 #[derive(Debug, Default)]
@@ -238,7 +280,7 @@ struct Connection {
 }
 
 /// Bounds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct LedgerSettings {
     /// How far behind the newest event time a trade may still arrive, in microseconds.
     pub disorder_micros: i64,
@@ -246,6 +288,8 @@ pub struct LedgerSettings {
     pub ids_per_instrument: usize,
     /// Venue clock between two sweeps of an instrument, in microseconds, where the provider needs them.
     pub sweep_interval_micros: i64,
+    /// The provider that stands by, if one does.
+    pub failover: Option<failover::Settings>,
 }
 
 /// The feed's memory.
@@ -260,9 +304,14 @@ pub struct Ledger {
     added: BTreeSet<Instrument>,
     left: BTreeMap<Instrument, Option<Timestamp>>,
     connections: BTreeMap<ConnectionNumber, Connection>,
-    active: Option<ConnectionNumber>,
+    active: BTreeMap<Teller, ConnectionNumber>,
     complete_through: Option<Timestamp>,
-    up: bool,
+    /// Who was ever up in this run.
+    up: BTreeSet<Teller>,
+    /// Instruments that the standby tells.
+    told_by_standby: usize,
+    /// As the timer last said.
+    monotonic: Duration,
     gaps_made: u64,
     changed: bool,
 }
@@ -278,6 +327,8 @@ impl Ledger {
         now: Timestamp,
         out: &mut Vec<Action>,
     ) -> Self {
+        let mut told = if settings.failover.is_some() { state.told } else { BTreeMap::new() };
+        let (ids_per_instrument, sweep_interval_micros) = (settings.ids_per_instrument, settings.sweep_interval_micros);
         let mut ledger = Self {
             provider,
             feed: provider.feed(),
@@ -287,17 +338,19 @@ impl Ledger {
             added: state.added,
             left: state.left,
             connections: BTreeMap::new(),
-            active: None,
+            active: BTreeMap::new(),
             // What any partition was promised before holds on: trades behind it need a gap, and it never goes back.
             complete_through: log.complete_through,
-            up: false,
+            up: BTreeSet::new(),
+            told_by_standby: 0,
+            monotonic: Duration::ZERO,
             gaps_made: 0,
             changed: true,
         };
         let mut kept = state.gaps;
-        let sweep_lag_micros = settings.sweep_interval_micros.saturating_mul(3);
+        let sweep_lag_micros = sweep_interval_micros.saturating_mul(3);
         for (instrument, since) in state.instruments {
-            let mut past = log.instruments.remove(&instrument).unwrap_or_else(|| Past::new(settings.ids_per_instrument));
+            let mut past = log.instruments.remove(&instrument).unwrap_or_else(|| Past::new(ids_per_instrument));
             past.join(kept.remove(&instrument).unwrap_or_default());
             let mut entry = Entry {
                 last_id: past.seen.highest(),
@@ -307,8 +360,10 @@ impl Ledger {
                 since,
                 halted_since: state.halted.get(&instrument).copied(),
                 gaps: past.gaps,
+                told: told.remove(&instrument).unwrap_or_default(),
                 ..Entry::default()
             };
+            ledger.told_by_standby += usize::from(entry.told.by == Teller::Standby);
             // Evidence of a stretch before: from state and log together. Without either the instrument is new.
             let known_to =
                 past.complete_through.filter(|_| entry.since.is_some() || entry.last_time.is_some()).or(entry.last_time);
@@ -350,7 +405,23 @@ impl Ledger {
 
     /// Whether the feed was ever up in this run, or had evidence in an earlier one: only then is there anything to say each second.
     pub fn is_announced(&self) -> bool {
-        self.up
+        !self.up.is_empty()
+    }
+
+    /// Every feed whose name records carry.
+    pub fn feeds(&self) -> Vec<Feed> {
+        std::iter::once(&self.feed).chain(self.settings.failover.as_ref().map(|failover| &failover.standby)).cloned().collect()
+    }
+
+    /// Whether a feed tells the instrument now.
+    pub fn is_told_by(&self, instrument: &Instrument, feed: &Feed) -> bool {
+        self.instruments.get(instrument).is_some_and(|entry| self.feed_of(entry.told.by) == feed)
+    }
+
+    /// How many instruments each feed tells now.
+    pub fn told(&self) -> Vec<(Feed, usize)> {
+        let by_first = self.instruments.len() - self.told_by_standby;
+        self.feeds().into_iter().zip([by_first, self.told_by_standby]).collect()
     }
 
     /// What to keep, when it changed since the last call.
@@ -374,6 +445,12 @@ impl Ledger {
                 .instruments
                 .iter()
                 .filter_map(|(instrument, entry)| entry.halted_since.map(|since| (instrument.clone(), since)))
+                .collect(),
+            told: self
+                .instruments
+                .iter()
+                .filter(|(_, entry)| entry.told != Told::default())
+                .map(|(instrument, entry)| (instrument.clone(), entry.told.clone()))
                 .collect(),
         })
     }
@@ -410,19 +487,16 @@ impl Ledger {
         for instrument in instruments {
             let Some(entry) = self.instruments.remove(instrument) else { continue };
             for gap in entry.gaps {
-                let reason = "unsubscribed before it was filled".to_owned();
-                out.push(self.gap_control(ControlKind::GapAbandoned, instrument, &gap, gap.to, reason, now));
+                let reason = "unsubscribed before it was filled";
+                self.tell_gap(ControlKind::GapAbandoned, instrument, &gap, gap.to, reason, now, out);
             }
+            self.told_by_standby -= usize::from(entry.told.by == Teller::Standby);
             self.added.remove(instrument);
             self.left.insert(instrument.clone(), entry.since.map(|since| self.complete_through.map_or(since, |c| c.max(since))));
-            out.push(Action::Control(controls::feed_state(
-                &self.feed,
-                Some(instrument.clone()),
-                FeedState::Down,
-                None,
-                "unsubscribed",
-                now,
-            )));
+            for feed in self.feeds() {
+                let (instrument, reason) = (Some(instrument.clone()), "unsubscribed");
+                out.push(Action::Control(controls::feed_state(&feed, instrument, FeedState::Down, None, reason, now)));
+            }
             removed.push(instrument.clone());
         }
         self.changed |= !removed.is_empty();
@@ -435,11 +509,15 @@ impl Ledger {
             Item::Event(Event::Trade(trade)) => self.on_live_trade(number, trade, now, out),
             Item::Event(Event::Evidence { through }) => self.on_evidence(number, through),
             Item::Event(Event::Subscribed { instrument }) => self.on_subscribed(number, &instrument, now, out),
-            Item::Event(Event::Missing { instrument, after, before }) => self.on_missing(&instrument, after, before, now, out),
+            Item::Event(Event::Missing { instrument, after, before }) if self.tells(number, &instrument) => {
+                self.on_missing(&instrument, after, before, now, out);
+            }
             Item::Event(Event::Silent { instrument, .. }) => self.on_silent(&instrument, out),
-            Item::Event(Event::Halt { instrument, halted, at, reason }) => {
+            Item::Event(Event::Halt { instrument, halted, at, reason }) if self.tells(number, &instrument) => {
                 self.on_halt(&instrument, halted, at, reason, now, out)
             }
+            // Of one that stands by.
+            Item::Event(Event::Missing { .. } | Event::Halt { .. }) => {}
             Item::Event(
                 Event::Unsubscribed { .. }
                 | Event::Refused { .. }
@@ -458,7 +536,8 @@ impl Ledger {
                 }
                 out.push(Action::SetAside { reason, detail, raw, by_request: false });
             }
-            Item::Dropped { instrument, from } => self.on_dropped(&instrument, from, now, out),
+            Item::Dropped { instrument, from } if self.tells(number, &instrument) => self.on_dropped(&instrument, from, now, out),
+            Item::Dropped { .. } => {}
             Item::Settled { at } => self.on_settled(number, at, now, out),
             Item::Closed { reason, planned } => self.on_closed(number, reason, planned, now, out),
         }
@@ -510,8 +589,12 @@ impl Ledger {
         }
     }
 
-    /// Asks for sweeps and holes that are due; called about a hundred times a second.
-    pub fn on_timer(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+    /// Asks for sweeps and holes that are due, and looks who is lost; called about a hundred times a second.
+    pub fn on_timer(&mut self, now: Timestamp, monotonic: Duration, out: &mut Vec<Action>) {
+        self.monotonic = monotonic;
+        if let Some(failover) = self.settings.failover.clone() {
+            self.compare(&failover, now, out);
+        }
         match (self.provider.repair, self.complete_through) {
             (Repair::Sweep { .. }, Some(complete)) => self.sweep(complete, out),
             (Repair::Sweep { .. }, None) => {}
@@ -525,7 +608,7 @@ impl Ledger {
         let mut lost = Vec::new();
         let tail_micros = tail_micros(self.provider);
         for (instrument, entry) in &mut self.instruments {
-            if entry.subscribed_on.is_empty() || entry.filling || entry.gaps.iter().all(|gap| gap.asked) {
+            if !entry.is_on(entry.told.by) || entry.filling || entry.gaps.iter().all(|gap| gap.asked) {
                 continue;
             }
             entry.looks_without_trade += 1;
@@ -566,7 +649,7 @@ impl Ledger {
         for (from, to) in doubted {
             let gap = Gap::found(self.next_gap_id(), from, Some(to));
             for kind in [ControlKind::GapOpened, ControlKind::GapAbandoned] {
-                out.push(self.gap_control(kind, instrument, &gap, gap.to, MAYBE_BEFORE.to_owned(), now));
+                self.tell_gap(kind, instrument, &gap, gap.to, MAYBE_BEFORE, now, out);
             }
         }
     }
@@ -586,17 +669,171 @@ impl Ledger {
         }
     }
 
-    /// The second's control for every partition.
-    pub fn heartbeat(&mut self, clock: Timestamp) -> Control {
-        let mut control = Control::new(ControlKind::Heartbeat, self.feed.clone(), clock);
-        control.complete_through = self.complete_through;
-        control.connection_id = self.active.map(|number| self.connection_id(number));
-        control
+    /// The second's controls for every partition, one of each feed.
+    pub fn heartbeats(&self, clock: Timestamp) -> Vec<Control> {
+        let beat = |(feed, teller): (Feed, Teller)| {
+            let mut control = Control::new(ControlKind::Heartbeat, feed, clock);
+            control.complete_through = self.complete_through;
+            control.connection_id = self.active.get(&teller).map(|number| self.connection_id(*number));
+            control
+        };
+        self.feeds().into_iter().zip(Teller::ALL).map(beat).collect()
     }
 
-    /// The feed's last word before the process ends.
-    pub fn shut_down(&self, now: Timestamp) -> Control {
-        controls::feed_state(&self.feed, None, FeedState::Down, None, "producer stops", now)
+    /// The feeds' last words before the process ends.
+    pub fn shut_down(&self, now: Timestamp) -> Vec<Control> {
+        let down = |feed| controls::feed_state(feed, None, FeedState::Down, None, "producer stops", now);
+        self.feeds().iter().map(down).collect()
+    }
+
+    /// Whether a connection's word on an instrument counts now.
+    fn tells(&self, number: ConnectionNumber, instrument: &Instrument) -> bool {
+        let by = |entry: &Entry| entry.told.by == Teller::of(number);
+        self.settings.failover.is_none() || self.instruments.get(instrument).is_none_or(by)
+    }
+
+    fn feed_of(&self, teller: Teller) -> &Feed {
+        match (teller, &self.settings.failover) {
+            (Teller::Standby, Some(failover)) => &failover.standby,
+            (Teller::First, _) | (Teller::Standby, None) => &self.feed,
+        }
+    }
+
+    /// The feeds whose names trades of the instrument within `[from, to)` carry.
+    fn names(&self, instrument: &Instrument, from: Timestamp, to: Option<Timestamp>) -> Vec<Feed> {
+        match self.instruments.get(instrument) {
+            Some(entry) => entry.told.names(from, to).map(|teller| self.feed_of(teller).clone()).collect(),
+            None => vec![self.feed.clone()],
+        }
+    }
+
+    /// Gives a trade the name of the feed whose windows it belongs to.
+    fn name(&self, trade: &mut Trade) {
+        if self.settings.failover.is_some()
+            && let Some(entry) = self.instruments.get(&trade.instrument)
+        {
+            trade.feed = self.feed_of(entry.told.name(trade.event_time)).clone();
+        }
+    }
+
+    /// Keeps what the one that stands by says until the one that tells has said it too.
+    fn hold(&mut self, number: ConnectionNumber, trade: Trade, out: &mut Vec<Action>) {
+        let (ids, through) = (self.provider.ids(&trade), evidence_of(&trade));
+        let Some(entry) = self.instruments.get_mut(&trade.instrument) else { return };
+        match ids {
+            Some((_, last)) if !entry.seen.contains(last) => {
+                entry.held_to = entry.held_to.max(Some(last));
+                entry.held.push_back(Held { at: self.monotonic, number, trade });
+                if entry.held.len() > HELD_MAX {
+                    entry.held.pop_front();
+                    out.push(Action::Discarded("held_too_many"));
+                }
+            }
+            Some((_, last)) => {
+                entry.held_to = entry.held_to.max(Some(last));
+                out.push(Action::Discarded("duplicate"));
+            }
+            None => out.push(Action::Discarded("no_id")),
+        }
+        self.on_evidence(number, through);
+    }
+
+    /// Compares what the two said of each instrument: fills what the one missed, and lets the other take over from one that says nothing.
+    fn compare(&mut self, failover: &failover::Settings, now: Timestamp, out: &mut Vec<Action>) {
+        let (mut missed, mut changes) = (Vec::new(), Vec::new());
+        for (instrument, entry) in &mut self.instruments {
+            entry.drop_known(self.provider, out);
+            let trades = entry.take_missed(self.provider, self.monotonic, failover);
+            if !trades.is_empty() {
+                missed.push((instrument.clone(), trades));
+            }
+            if let Some(reason) = entry.change_due(self.provider, self.monotonic, failover) {
+                changes.push((instrument.clone(), reason));
+            }
+        }
+        for (instrument, trades) in missed {
+            self.on_missed(&instrument, trades, now, out);
+        }
+        for (instrument, reason) in changes {
+            self.change_teller(&instrument, reason, failover, now, out);
+        }
+    }
+
+    /// What the one that tells missed, in the words of the other.
+    fn on_missed(&mut self, instrument: &Instrument, trades: Vec<Trade>, now: Timestamp, out: &mut Vec<Action>) {
+        let complete_through = self.complete_through.unwrap_or(Timestamp::MIN);
+        let mut behind = Vec::new();
+        for mut trade in trades {
+            self.name(&mut trade);
+            let ids = self.provider.ids(&trade);
+            let (Some(entry), Some((first, last))) = (self.instruments.get_mut(instrument), ids) else { continue };
+            if !entry.seen.insert_run(first, last) {
+                out.push(Action::Discarded("duplicate"));
+                continue;
+            }
+            for gap in entry.gaps.iter_mut().filter(|gap| gap.spans(first)) {
+                gap.recovered_to = gap.recovered_to.max(Some(trade.event_time));
+            }
+            if trade.event_time >= complete_through || entry.gaps.iter().any(|gap| gap.pins(trade.event_time)) {
+                out.push(Action::Trade(trade));
+            } else {
+                behind.push(trade);
+            }
+        }
+        self.recorded_and_filled(instrument, behind, "missed by one provider, told by the other", now, out);
+    }
+
+    /// The other tells an instrument's trades from now on, beginning with what was held.
+    fn change_teller(
+        &mut self,
+        instrument: &Instrument,
+        reason: &str,
+        failover: &failover::Settings,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(entry) = self.instruments.get_mut(instrument) else { return };
+        let before = entry.told.by;
+        let edge = entry.told.change(now, failover.window_micros).unwrap_or(now);
+        let since = *entry.since.get_or_insert(now);
+        (entry.first_live, entry.live_from, entry.looks_without_trade) = (None, Some(now), 0);
+        (entry.held_to, entry.lost_since, entry.back_since) = (None, None, None);
+        // What goes on from where the other ended comes first: a hole ends with it.
+        let ahead = |held: &Held| self.provider.ids(&held.trade).zip(entry.last_id).is_none_or(|((first, _), last)| first > last);
+        let (ahead, late): (Vec<Held>, Vec<Held>) = std::mem::take(&mut entry.held).into_iter().partition(ahead);
+        self.changed = true;
+        let (after, from) = match before {
+            Teller::First => {
+                self.told_by_standby += 1;
+                (Teller::Standby, edge)
+            }
+            Teller::Standby => {
+                self.told_by_standby -= 1;
+                (Teller::First, since)
+            }
+        };
+        let reason = format!(
+            "{} tells its trades instead of {}, under its own name from {edge} on: {reason}",
+            self.feed_of(after),
+            self.feed_of(before)
+        );
+        for (teller, state, from) in [(before, FeedState::Down, edge), (after, FeedState::Up, from)] {
+            let control = controls::feed_state(self.feed_of(teller), Some(instrument.clone()), state, Some(from), &reason, now);
+            out.push(Action::Control(control));
+        }
+        // Nothing was said of a hole when the one that told was silent.
+        let earliest = ahead.iter().chain(&late).map(|held| held.trade.event_time).min();
+        if let Some(from) = earliest.filter(|earliest| self.complete_through.is_some_and(|complete| *earliest < complete)) {
+            self.open_gap(instrument, from, "silent", now, out);
+        }
+        let goes_on = !ahead.is_empty();
+        for held in ahead.into_iter().chain(late) {
+            self.tell(held.number, held.trade, now, out);
+        }
+        if let Some(entry) = self.instruments.get_mut(instrument).filter(|_| !goes_on) {
+            entry.first_live = None;
+        }
+        self.advance();
     }
 
     fn on_halt(
@@ -619,11 +856,22 @@ impl Ledger {
         control.state = if halted { FeedState::Down } else { FeedState::Up };
         control.from = Some(at);
         control.reason = Some(reason);
-        control.connection_id = self.active.map(|number| self.connection_id(number));
-        out.push(Action::Control(control));
+        control.connection_id = self.on_air();
+        for feed in self.feeds() {
+            out.push(Action::Control(Control { feed, ..control.clone() }));
+        }
     }
 
     fn on_live_trade(&mut self, number: ConnectionNumber, trade: Trade, now: Timestamp, out: &mut Vec<Action>) {
+        if self.tells(number, &trade.instrument) {
+            self.tell(number, trade, now, out);
+        } else {
+            self.hold(number, trade, out);
+        }
+    }
+
+    fn tell(&mut self, number: ConnectionNumber, mut trade: Trade, now: Timestamp, out: &mut Vec<Action>) {
+        self.name(&mut trade);
         if let Some((after, before)) = self.unexplained_hole(&trade) {
             self.on_missing(&trade.instrument, after, before, now, out);
         }
@@ -634,7 +882,7 @@ impl Ledger {
         }
         let ids = self.provider.ids(&trade);
         let tail_micros = tail_micros(self.provider);
-        let through = trade.event_time.min(trade.receive_time.plus_micros(FUTURE_TOLERANCE_MICROS));
+        let through = evidence_of(&trade);
         let Some(entry) = self.instruments.get_mut(&trade.instrument) else {
             out.push(Action::Discarded("not_subscribed"));
             return;
@@ -675,20 +923,28 @@ impl Ledger {
         self.advance();
     }
 
-    /// `complete_through` follows the active connection.
+    /// `complete_through` follows the active connection; of two that tell trades, the one that is less far.
     fn advance(&mut self) {
-        let Some(active) = self.active.and_then(|number| self.connections.get(&number)) else { return };
-        if let Some(evidence) = active.evidence {
+        let tells = |teller: &Teller| match teller {
+            Teller::First => self.told_by_standby < self.instruments.len() || self.instruments.is_empty(),
+            Teller::Standby => self.told_by_standby > 0,
+        };
+        let numbers = self.active.iter().filter(|(teller, _)| tells(teller));
+        let least = numbers.filter_map(|(_, number)| self.connections.get(number)).map(|connection| connection.evidence).min();
+        if let Some(evidence) = least.flatten() {
             self.complete_through = self.complete_through.max(Some(evidence.plus_micros(-self.settings.disorder_micros)));
         }
     }
 
     fn on_subscribed(&mut self, number: ConnectionNumber, instrument: &Instrument, now: Timestamp, out: &mut Vec<Action>) {
         self.connections.entry(number).or_default();
-        let up = self.up;
+        let up = self.up.contains(&Teller::of(number));
         let resolution = resolution_micros(self.provider);
         let Some(entry) = self.instruments.get_mut(instrument) else { return };
         entry.subscribed_on.insert(number);
+        if entry.told.by != Teller::of(number) {
+            return;
+        }
         entry.first_live = None;
         entry.live_from = Some(now);
         entry.looks_without_trade = 0;
@@ -708,10 +964,11 @@ impl Ledger {
 
     fn on_settled(&mut self, number: ConnectionNumber, at: Timestamp, now: Timestamp, out: &mut Vec<Action>) {
         self.connections.entry(number).or_default().settled = true;
-        if self.active.is_none() {
-            self.active = Some(number);
-            self.up = true;
-            let mut control = controls::feed_state(&self.feed, None, FeedState::Up, Some(at), "subscribed", now);
+        let teller = Teller::of(number);
+        if let btree_map::Entry::Vacant(vacant) = self.active.entry(teller) {
+            vacant.insert(number);
+            self.up.insert(teller);
+            let mut control = controls::feed_state(self.feed_of(teller), None, FeedState::Up, Some(at), "subscribed", now);
             control.connection_id = Some(self.connection_id(number));
             out.push(Action::Control(control));
             self.advance();
@@ -750,17 +1007,22 @@ impl Ledger {
 
     fn on_closed(&mut self, number: ConnectionNumber, reason: &str, planned: bool, now: Timestamp, out: &mut Vec<Action>) {
         self.connections.remove(&number);
-        let was_active = self.active == Some(number);
+        let teller = Teller::of(number);
+        let was_active = self.active.get(&teller) == Some(&number);
         if was_active {
-            self.active = self.connections.iter().find(|(_, connection)| connection.settled).map(|(number, _)| *number);
+            self.active.remove(&teller);
+            let mut others = self.connections.iter().filter(|(other, _)| Teller::of(**other) == teller);
+            if let Some((next, _)) = others.find(|(_, connection)| connection.settled) {
+                self.active.insert(teller, *next);
+            }
         }
         let lost: Vec<Instrument> = self
             .instruments
             .iter_mut()
             .filter_map(|(instrument, entry)| {
                 let was_on = entry.subscribed_on.remove(&number);
-                let uncovered = entry.subscribed_on.is_empty() || (was_active && !planned);
-                (was_on && uncovered).then(|| instrument.clone())
+                let uncovered = !entry.is_on(teller) || (was_active && !planned);
+                (was_on && uncovered && entry.told.by == teller).then(|| instrument.clone())
             })
             .collect();
         for instrument in lost {
@@ -768,8 +1030,8 @@ impl Ledger {
             let from = self.complete_through.map_or(since, |complete| complete.max(since));
             self.open_gap(&instrument, from, reason, now, out);
         }
-        if was_active && self.active.is_none() {
-            out.push(Action::Control(controls::feed_state(&self.feed, None, FeedState::Down, None, reason, now)));
+        if was_active && !self.active.contains_key(&teller) {
+            out.push(Action::Control(controls::feed_state(self.feed_of(teller), None, FeedState::Down, None, reason, now)));
         }
     }
 
@@ -845,9 +1107,10 @@ impl Ledger {
             && from < reach
         {
             let gap = Gap::found(self.next_gap_id(), from, Some(reach));
-            let reason = "not checked: the venue answers no further back".to_owned();
-            out.push(self.gap_control(ControlKind::GapOpened, &job.instrument, &gap, gap.to, reason.clone(), now));
-            out.push(self.gap_control(ControlKind::GapAbandoned, &job.instrument, &gap, gap.to, reason, now));
+            for kind in [ControlKind::GapOpened, ControlKind::GapAbandoned] {
+                let reason = "not checked: the venue answers no further back";
+                self.tell_gap(kind, &job.instrument, &gap, gap.to, reason, now, out);
+            }
         }
     }
 
@@ -863,9 +1126,9 @@ impl Ledger {
         let times = || trades.iter().map(|trade| trade.event_time);
         let (Some(from), Some(latest)) = (times().min(), times().max()) else { return };
         let gap = Gap::found(self.next_gap_id(), from, Some(latest.plus_micros(1)));
-        out.push(self.gap_control(ControlKind::GapOpened, instrument, &gap, gap.to, reason.to_owned(), now));
+        self.tell_gap(ControlKind::GapOpened, instrument, &gap, gap.to, reason, now, out);
         out.extend(trades.into_iter().map(Action::Trade));
-        out.push(self.gap_control(ControlKind::GapFilled, instrument, &gap, gap.to, reason.to_owned(), now));
+        self.tell_gap(ControlKind::GapFilled, instrument, &gap, gap.to, reason, now, out);
     }
 
     /// Opens a gap that ends with the next acknowledgement, unless one is open already.
@@ -884,8 +1147,9 @@ impl Ledger {
         self.announce_gap(instrument, gap, reason, now, out);
     }
 
-    fn announce_gap(&mut self, instrument: &Instrument, gap: Gap, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
-        out.push(self.gap_control(ControlKind::GapOpened, instrument, &gap, gap.to, reason.to_owned(), now));
+    fn announce_gap(&mut self, instrument: &Instrument, mut gap: Gap, reason: &str, now: Timestamp, out: &mut Vec<Action>) {
+        gap.feeds = self.names(instrument, gap.from, gap.to);
+        self.tell_gap(ControlKind::GapOpened, instrument, &gap, gap.to, reason, now, out);
         self.changed = true;
         let Some(entry) = self.instruments.get_mut(instrument) else { return };
         entry.gaps.push(gap);
@@ -915,27 +1179,39 @@ impl Ledger {
             let resumed = gap.to.or(first_live).unwrap_or(now);
             let recovered = gap.recovered_to.map_or(Timestamp::MIN, |time| time.plus_micros(1));
             let to = resumed.max(recovered).max(gap.from.plus_micros(1));
-            out.push(self.gap_control(kind, instrument, &gap, Some(to), reason.to_owned(), now));
+            self.tell_gap(kind, instrument, &gap, Some(to), reason, now, out);
         }
     }
 
-    fn gap_control(
+    /// Says it of every feed whose trades it concerns.
+    #[expect(clippy::too_many_arguments, reason = "what a control says")]
+    fn tell_gap(
         &self,
         kind: ControlKind,
         instrument: &Instrument,
         gap: &Gap,
         to: Option<Timestamp>,
-        reason: String,
+        reason: &str,
         now: Timestamp,
-    ) -> Action {
-        let mut control = Control::new(kind, self.feed.clone(), now);
-        control.instrument = Some(instrument.clone());
-        control.gap_id = Some(gap.id.clone());
-        control.from = Some(gap.from);
-        control.to = to;
-        control.reason = Some(reason);
-        control.connection_id = self.active.map(|number| self.connection_id(number));
-        Action::Control(control)
+        out: &mut Vec<Action>,
+    ) {
+        let mut feeds = gap.feeds.clone();
+        feeds.extend(self.names(instrument, gap.from, to).into_iter().filter(|feed| !gap.feeds.contains(feed)));
+        for feed in feeds {
+            let mut control = Control::new(kind, feed, now);
+            control.instrument = Some(instrument.clone());
+            control.gap_id = Some(gap.id.clone());
+            control.from = Some(gap.from);
+            control.to = to;
+            control.reason = Some(reason.to_owned());
+            control.connection_id = self.on_air();
+            out.push(Action::Control(control));
+        }
+    }
+
+    /// The connection that a control was learned on: the first's where there is one.
+    fn on_air(&self) -> Option<String> {
+        self.active.values().next().map(|number| self.connection_id(*number))
     }
 
     fn next_gap_id(&mut self) -> String {
@@ -944,7 +1220,7 @@ impl Ledger {
     }
 
     fn connection_id(&self, number: ConnectionNumber) -> String {
-        format!("{}-{}-{number}", self.feed, self.run)
+        format!("{}-{}-{}", self.feed_of(Teller::of(number)), self.run, number % failover::STANDBY_CONNECTIONS)
     }
 }
 
@@ -960,6 +1236,14 @@ const IDS_PER_REQUEST: i64 = 1_000;
 const LOOKS_FOR_FIRST_TRADE: u32 = 200;
 /// Looks at the clock to wait for trades that come late before a hole is given up, where the venue tells no past trades.
 const LOOKS_FOR_LATE_TRADES: u32 = 200;
+
+/// What a trade proves: up to when its connection has told all.
+fn evidence_of(trade: &Trade) -> Timestamp {
+    trade.event_time.min(trade.receive_time.plus_micros(FUTURE_TOLERANCE_MICROS))
+}
+
+/// Trades held of a provider that stands by, per instrument.
+const HELD_MAX: usize = 50_000;
 
 /// Why a gap with both ends that an earlier run left open is closed, where nobody can be asked.
 const LEFT_OPEN: &str = "the producer ended before it closed this: trades are missing, maybe";
@@ -1002,6 +1286,67 @@ fn ask_for_gaps(instrument: &Instrument, entry: &mut Entry, provider: &Provider,
 }
 
 impl Entry {
+    /// Whether a connection of this one has it.
+    fn is_on(&self, teller: Teller) -> bool {
+        self.subscribed_on.iter().any(|number| Teller::of(*number) == teller)
+    }
+
+    /// What was held and has been told is dropped.
+    fn drop_known(&mut self, provider: &Provider, out: &mut Vec<Action>) {
+        let Self { held, seen, .. } = self;
+        held.retain(|held| {
+            let new = provider.ids(&held.trade).is_some_and(|(_, last)| !seen.contains(last));
+            if !new {
+                out.push(Action::Discarded("duplicate"));
+            }
+            new
+        });
+    }
+
+    /// What was held and lies in a hole with both ends, or was passed by some time ago.
+    fn take_missed(&mut self, provider: &Provider, monotonic: Duration, failover: &failover::Settings) -> Vec<Trade> {
+        if self.held.is_empty() {
+            return Vec::new();
+        }
+        let (gaps, last_id) = (&self.gaps, self.last_id);
+        let is_missed = |held: &Held| {
+            let Some((first, last)) = provider.ids(&held.trade) else { return false };
+            let passed = last_id.is_some_and(|known| last < known) && monotonic.saturating_sub(held.at) >= failover.after;
+            passed || gaps.iter().any(|gap| gap.before.is_some() && gap.spans(first))
+        };
+        let (missed, held): (Vec<Held>, Vec<Held>) = std::mem::take(&mut self.held).into_iter().partition(is_missed);
+        self.held = held.into();
+        missed.into_iter().map(|held| held.trade).collect()
+    }
+
+    /// Why the other has to take over now, if it has to.
+    fn change_due(&mut self, provider: &Provider, monotonic: Duration, failover: &failover::Settings) -> Option<&'static str> {
+        let by = self.told.by;
+        if self.is_on(by) {
+            self.lost_since = None;
+        } else {
+            self.lost_since.get_or_insert(monotonic);
+        }
+        if !self.is_on(by.other()) {
+            self.back_since = None;
+            return None;
+        }
+        let is_due = |since: Duration, wait| monotonic.saturating_sub(since) >= wait;
+        if self.lost_since.is_some_and(|since| is_due(since, failover.after)) {
+            return Some("lost");
+        }
+        let ahead =
+            |held: &&Held| provider.ids(&held.trade).is_some_and(|(first, _)| self.last_id.is_none_or(|last| first > last));
+        if self.held.iter().find(ahead).is_some_and(|held| is_due(held.at, failover.after)) {
+            return Some("silent");
+        }
+        if by == Teller::First {
+            return None;
+        }
+        let (since, last_id) = *self.back_since.get_or_insert((monotonic, self.last_id));
+        (is_due(since, failover.return_after) && self.held_to > last_id).then_some("it is back")
+    }
+
     /// A gap without end ends with the first trade that came by itself.
     fn bound_gaps(&mut self, tail_micros: i64) {
         let Some((first, time)) = self.first_live else { return };
@@ -1250,9 +1595,23 @@ pub(crate) mod tests {
         }
 
         fn with(instrument: &str, state: State, log: LogEnd) -> (Self, Vec<String>) {
+            Self::with_standby(instrument, state, log, false)
+        }
+
+        fn with_standby(instrument: &str, state: State, log: LogEnd, stands_by: bool) -> (Self, Vec<String>) {
             let provider = provider_of(instrument);
-            let settings =
-                LedgerSettings { disorder_micros: 2_000_000, ids_per_instrument: 100, sweep_interval_micros: 30_000_000 };
+            let failover = (provider.id == "kis").then(|| failover::Settings {
+                standby: Feed::new("kiwoom"),
+                after: Duration::from_secs(3),
+                return_after: Duration::from_secs(60),
+                window_micros: 60_000_000,
+            });
+            let settings = LedgerSettings {
+                disorder_micros: 2_000_000,
+                ids_per_instrument: 100,
+                sweep_interval_micros: 30_000_000,
+                failover: failover.filter(|_| stands_by),
+            };
             let instrument: Instrument = instrument.parse().unwrap();
             let mut out = Vec::new();
             // Gap ids name the process.
@@ -1318,7 +1677,7 @@ pub(crate) mod tests {
 
         fn timer(&mut self) -> Vec<String> {
             let mut out = Vec::new();
-            self.ledger.on_timer(self.now, &mut out);
+            self.ledger.on_timer(self.now, since_start(self.now), &mut out);
             self.said(out)
         }
 
@@ -1356,6 +1715,10 @@ pub(crate) mod tests {
         }
     }
 
+    fn since_start(now: Timestamp) -> Duration {
+        Duration::from_micros(now.micros_since(at(0)).max(0).unsigned_abs())
+    }
+
     /// Whole seconds since the scene's start.
     fn seconds(time: Timestamp) -> i64 {
         (time.micros() - START * 1_000_000).div_euclid(1_000_000)
@@ -1364,7 +1727,6 @@ pub(crate) mod tests {
     #[test]
     fn where_only_volume_tells_a_hole_is_filled_by_what_comes_late_or_given_up() {
         let mut scene = Scene::up(SAMSUNG);
-        let printed = |volume: i64| format!("trade {}", DAY + volume);
         assert_eq!(scene.shares(1, DAY + 100, 100, 1), [printed(100)]);
         assert_eq!(scene.shares(1, DAY + 150, 20, 5), ["GapOpened 1..".to_owned(), printed(150)]);
         assert_eq!(scene.shares(1, DAY + 150, 20, 5), ["discarded duplicate"]);
@@ -1375,6 +1737,105 @@ pub(crate) mod tests {
         let said: Vec<String> = (0..=LOOKS_FOR_LATE_TRADES).flat_map(|_| scene.timer()).collect();
         assert_eq!(said, ["GapAbandoned 4..10"], "nobody can be asked");
         assert!(scene.jobs.is_empty());
+    }
+
+    const OTHER: ConnectionNumber = failover::STANDBY_CONNECTIONS + 1;
+
+    fn printed(volume: i64) -> String {
+        format!("trade {}", DAY + volume)
+    }
+
+    /// Two providers, both subscribed and settled at second 0, forty seconds before a minute's edge.
+    fn two() -> Scene {
+        let state = State { instruments: [(scene_instrument(), None)].into(), ..State::default() };
+        let (mut scene, _) = Scene::with_standby(SAMSUNG, state, LogEnd::default(), true);
+        assert_eq!(scene.connect(1, 0), ["feed FeedState Up 0.."]);
+        assert_eq!(scene.connect(OTHER, 0), ["feed FeedState Up 0.."]);
+        scene
+    }
+
+    fn name_of_last(scene: &Scene) -> &str {
+        let mut trades = scene.log.iter().filter_map(|action| if let Action::Trade(trade) = action { Some(trade) } else { None });
+        trades.next_back().unwrap().feed.as_str()
+    }
+
+    #[test]
+    fn the_standby_takes_over_from_a_lost_one_gives_its_name_from_an_edge_on_and_gives_back_what_is_well_again() {
+        let mut scene = two();
+        assert_eq!(scene.shares(1, DAY + 100, 100, 1), [printed(100)]);
+        assert_eq!(scene.shares(OTHER, DAY + 100, 100, 1), ["discarded duplicate"]);
+        assert!(scene.shares(OTHER, DAY + 110, 10, 2).is_empty(), "one of the two tells");
+        assert_eq!(scene.shares(1, DAY + 110, 10, 2), [printed(110)]);
+        assert_eq!(scene.timer(), ["discarded duplicate"]);
+        assert_eq!(scene.lose(1, 5), ["GapOpened 0..", "feed FeedState Down .."]);
+        assert!(scene.shares(OTHER, DAY + 130, 20, 6).is_empty());
+        assert!(scene.timer().is_empty(), "it may be back at once");
+        scene.evidence(OTHER, 9);
+        let over = ["FeedState Down 40..".to_owned(), "FeedState Up 40..".to_owned(), printed(130), "GapFilled 0..7".to_owned()];
+        assert_eq!(scene.timer(), over);
+        assert_eq!(scene.shares(OTHER, DAY + 140, 10, 39), [printed(140)]);
+        assert_eq!((name_of_last(&scene), scene.complete()), ("kis", Some(37)), "it completes the window that the other began");
+        scene.shares(OTHER, DAY + 145, 5, 40);
+        assert_eq!(name_of_last(&scene), "kiwoom");
+        assert_eq!(scene.ledger.changed_state().unwrap().told.len(), 1, "a restart does not forget it");
+        assert_eq!(scene.ledger.told(), [(Feed::new("kis"), 0), (Feed::new("kiwoom"), 1)]);
+
+        assert_eq!(scene.connect(2, 41), ["feed FeedState Up 41.."]);
+        scene.shares(OTHER, DAY + 150, 5, 42);
+        assert!(scene.timer().is_empty());
+        scene.evidence(OTHER, 110);
+        assert!(scene.timer().is_empty(), "connected for a minute, but it has not said anything");
+        assert!(scene.shares(2, DAY + 160, 10, 111).is_empty());
+        assert_eq!(scene.timer(), ["FeedState Down 160..".to_owned(), "FeedState Up 0..".to_owned(), printed(160)]);
+        assert_eq!(scene.shares(OTHER, DAY + 160, 10, 111), ["discarded duplicate"]);
+        assert_eq!(name_of_last(&scene), "kiwoom");
+        scene.shares(2, DAY + 170, 10, 160);
+        assert_eq!(name_of_last(&scene), "kis");
+        assert!(scene.lose(OTHER, 161).iter().all(|said| said == "feed FeedState Down .."), "nobody listened to it");
+    }
+
+    #[test]
+    fn what_the_one_missed_is_filled_in_the_words_of_the_other() {
+        let mut scene = two();
+        scene.shares(1, DAY + 100, 100, 1);
+        assert!(scene.shares(OTHER, DAY + 120, 20, 2).is_empty());
+        assert_eq!(scene.shares(1, DAY + 130, 10, 3), ["GapOpened 1..".to_owned(), printed(130)]);
+        assert_eq!(scene.timer(), [printed(120), "GapFilled 1..4".to_owned()]);
+        assert_eq!(name_of_last(&scene), "kis");
+    }
+
+    #[test]
+    fn the_standby_takes_over_from_one_that_is_connected_and_silent() {
+        let mut scene = two();
+        scene.shares(1, DAY + 100, 100, 1);
+        scene.shares(OTHER, DAY + 120, 20, 2);
+        scene.evidence(1, 30);
+        let trade = printed(120);
+        let over = ["FeedState Down 40..", "FeedState Up 40..", "GapOpened 2..", &trade, "GapFilled 2..3"];
+        assert_eq!(scene.timer(), over, "what goes out behind complete_through stands in a gap");
+    }
+
+    #[test]
+    fn where_both_are_lost_the_gap_is_told_to_every_feed_whose_windows_it_touches() {
+        let mut scene = two();
+        scene.shares(1, DAY + 100, 100, 1);
+        scene.lose(1, 5);
+        scene.timer();
+        scene.shares(OTHER, DAY + 105, 5, 9);
+        scene.timer();
+        scene.evidence(OTHER, 12);
+        assert_eq!(scene.lose(OTHER, 13), ["GapOpened 10..", "GapOpened 10..", "feed FeedState Down .."]);
+        let records = scene.log.len();
+        let state = scene.ledger.changed_state().unwrap();
+        scene.connect(OTHER + 1, 70);
+        scene.shares(OTHER + 1, DAY + 110, 5, 71);
+        let closed = scene.timer();
+        assert_eq!(closed.iter().filter(|said| **said == "GapFilled 10..72").count(), 2, "{closed:?}");
+
+        let (heir, _) = scene.heir(records, state);
+        let open: Vec<usize> =
+            heir.ledger.instruments.values().flat_map(|entry| &entry.gaps).map(|gap| gap.feeds.len()).collect();
+        assert!(open.contains(&2), "what both were told is taken up for both: {open:?}");
     }
 
     #[test]

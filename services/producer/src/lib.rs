@@ -3,7 +3,8 @@
 //! Topics: `schemas/topics.toml`. Guarantees and how they are tested: README.md. It lacks any venue's words (`crates/providers`) and computes
 //! nothing from what it carries.
 //!
-//! Read in this order: `websocket.rs` → `intake.rs` → `feed.rs` → `ledger.rs` → `publish.rs`; beside the path `backfill.rs`, `restart.rs`, `passes.rs`.
+//! Read in this order: `websocket.rs` → `intake.rs` → `feed.rs` → `ledger.rs` → `publish.rs`; beside the path `failover.rs`, `backfill.rs`,
+//! `restart.rs`, `passes.rs`.
 //! `candles` is the other service of this crate: minute candles by request.
 //!
 //! Next: `websocket.rs`.
@@ -14,6 +15,7 @@ pub mod candles;
 pub mod clock;
 pub mod config;
 pub mod controls;
+pub mod failover;
 pub mod feed;
 pub mod intake;
 pub mod ledger;
@@ -25,6 +27,7 @@ pub mod state;
 pub mod websocket;
 
 pub use config::Config;
+use config::Place;
 
 use anyhow::Context;
 use backfill::Backfill;
@@ -60,7 +63,8 @@ const COMMANDS: usize = 64;
 /// A configuration that cannot be, or a part that is not reachable; the message names the cure.
 pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let checked = config.validate()?;
-    let provider = checked.provider;
+    let (provider, standby) = (checked.place.provider, checked.standby);
+    let feeds: Vec<_> = std::iter::once(provider.feed()).chain(standby.iter().map(|(place, _)| place.provider.feed())).collect();
     let metrics = Arc::new(Metrics::new(lifecycle.metrics()));
     let clock = VenueClock::connect(&config.clock).await?;
 
@@ -68,20 +72,29 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let ids = registry.ids().await.map_err(reachable)?;
     let producer = Arc::new(Producer::new(&config.kafka, &config.publish.settings())?);
     let publisher = {
-        let (feed, ids, metrics) = (provider.feed(), ids.clone(), metrics.clone());
+        let (ids, metrics) = (ids.clone(), metrics.clone());
         let trace_every = config.trace.every;
-        on_thread("topics", move || Publisher::new(producer, feed, &ids, trace_every, metrics)).await.exit(Exit::Unreachable)?
+        on_thread("topics", move || Publisher::new(producer, &ids, trace_every, metrics)).await.exit(Exit::Unreachable)?
     };
 
     let folder = state::folder(&config.state.folder)?;
-    let passes = Passes::new(provider, &checked.rest_url, &folder, &config.provider.credentials_file)?;
+    let (websocket_url, rest_url) = (checked.place.websocket_url.clone(), checked.place.rest_url.clone());
+    let passes = |of: &Place| Passes::new(of.provider, &of.rest_url, &folder, &config.provider.credentials_file);
+    let mut places = vec![(passes(&checked.place)?, checked.place, 0)];
+    let failover = match standby {
+        Some((place, settings)) => {
+            places.push((passes(&place)?, place, failover::STANDBY_CONNECTIONS));
+            Some(settings)
+        }
+        None => None,
+    };
     let state_file = StateFile::new(&folder, provider.id);
     let state = state::merge(&checked.instruments, state_file.read()?);
     let log = {
         let (kafka, decoder) = (config.kafka.clone(), Decoder::new(registry, &ids));
         let instruments: Vec<_> = state.instruments.keys().cloned().collect();
         let (ids_max, records_max) = (config.repair.ids_per_instrument, config.repair.read_back_records);
-        on_thread("read-back", move || restart::read_back(&kafka, decoder, provider, &instruments, ids_max, records_max))
+        on_thread("read-back", move || restart::read_back(&kafka, decoder, provider, &feeds, &instruments, ids_max, records_max))
             .await
             .exit(Exit::Unreachable)?
     };
@@ -90,6 +103,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
         disorder_micros: checked.disorder_micros,
         ids_per_instrument: config.repair.ids_per_instrument,
         sweep_interval_micros: checked.sweep_interval_micros,
+        failover,
     };
     let ledger = Ledger::new(provider, settings, run_name(), state, log, clock.known(), &mut first_actions);
     let instruments = ledger.instruments();
@@ -97,36 +111,43 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
         provider = provider.id,
         instruments = instruments.len(),
         partitions = publisher.partitions(),
-        url = checked.websocket_url,
+        urls = ?places.iter().map(|(_, place, _)| &place.websocket_url).collect::<Vec<_>>(),
         "feeding"
     );
 
     let intake = Arc::new(Intake::new(config.connection.queue_trades));
     let (jobs, job_queue) = backfill::jobs();
     let (answer_sender, answers) = mpsc::channel(ANSWERS);
-    let (command_sender, commands) = mpsc::channel(COMMANDS);
     let (request_sender, requests) = mpsc::channel(REQUESTS);
-    let asking = Backfill::new(provider, &checked.rest_url, &config.repair, clock.clone(), metrics.clone())?;
-    let wire = Wire {
-        provider,
-        url: checked.websocket_url.clone(),
-        config: config.connection.clone(),
-        passes,
-        clock: clock.clone(),
-        intake: intake.clone(),
-        metrics: metrics.clone(),
-    };
+    let asking = Backfill::new(provider, &rest_url, &config.repair, clock.clone(), metrics.clone())?;
+    let (mut wires, mut commands) = (Vec::new(), Vec::new());
+    for (passes, place, first_number) in places {
+        let (sender, inbox) = mpsc::channel(COMMANDS);
+        commands.push(sender);
+        let wire = Wire {
+            provider: place.provider,
+            url: place.websocket_url,
+            config: config.connection.clone(),
+            first_number,
+            passes,
+            clock: clock.clone(),
+            intake: intake.clone(),
+            metrics: metrics.clone(),
+        };
+        wires.push((wire, inbox));
+    }
     let mut feed = Feed {
         provider,
-        websocket_url: checked.websocket_url,
-        rest_url: checked.rest_url,
+        websocket_url,
+        rest_url,
         clock: clock.clone(),
         ledger,
         publisher,
         intake,
         answers,
         requests,
-        commands: command_sender,
+        commands,
+        instruments_max: checked.instruments_max,
         jobs,
         state: state_file,
         metrics,
@@ -138,7 +159,9 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
 
     // The feed ends last: it still writes what the sockets had read.
     let stop = lifecycle.stop();
-    let sockets = websocket::keep_connected(wire, instruments, commands, stop.clone());
+    let keeping =
+        wires.into_iter().map(|(wire, inbox)| websocket::keep_connected(wire, instruments.clone(), inbox, stop.clone()));
+    let sockets = futures_util::future::try_join_all(keeping);
     let feeding = {
         let (stop, flush_timeout) = (stop.clone(), config.publish.flush_timeout);
         tokio::spawn(async move {
@@ -155,7 +178,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let fed = feeding.await.context("the feed's task ended badly")?;
     clock_task.abort();
     asking_task.abort();
-    fed.and(sockets_ended)
+    fed.and(sockets_ended.map(drop))
 }
 
 /// Unreachable parts end with their own exit code.

@@ -31,6 +31,8 @@ pub struct Metrics {
     pub undelivered: IntCounterVec,
     /// Subscriptions wanted and active.
     pub subscriptions: IntGaugeVec,
+    /// Instruments whose trades each provider tells now.
+    pub told: IntGaugeVec,
     /// Where the feed is complete to.
     pub complete_through: IntGauge,
     /// From the venue's clock to ours.
@@ -71,6 +73,11 @@ impl Metrics {
                 .counter("marketflow_quotes_conflated_total", "quotes replaced by later ones before they were written"),
             undelivered: registry.counter_vec("marketflow_records_undelivered_total", "records Kafka did not take", &["topic"]),
             subscriptions: registry.gauge_vec("marketflow_subscriptions", "instruments wanted and acknowledged", &["state"]),
+            told: registry.gauge_vec(
+                "marketflow_instruments_told",
+                "instruments whose trades this provider tells now; where one stands by, the other tells",
+                &["provider"],
+            ),
             complete_through: registry.gauge(
                 "marketflow_complete_through_timestamp_seconds",
                 "event time up to which the feed is complete, open gaps excepted",

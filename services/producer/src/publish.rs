@@ -11,6 +11,7 @@ use marketflow_contract::{AvroRecord, Schema, TraceId, encode_value, headers, sp
 use marketflow_kafka::{FailedDelivery, Outgoing, Producer, SchemaIds, SendError, partition_for};
 use marketflow_model::{Control, ControlKind, Envelope, EnvelopeClass, Feed, Quote, Timestamp, Trade};
 use marketflow_providers::Malformed;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tracing::{debug, error, warn};
@@ -18,12 +19,11 @@ use tracing::{debug, error, warn};
 /// Writes the feed's records.
 pub struct Publisher {
     producer: Arc<Producer>,
-    feed: Feed,
     ids: Ids,
     partitions: i32,
     metrics: Arc<Metrics>,
     value: Vec<u8>,
-    last_copy: Option<Instant>,
+    last_copy: BTreeMap<Feed, Instant>,
     trace_every: Duration,
     last_traced: Option<Instant>,
 }
@@ -50,13 +50,7 @@ impl Publisher {
     ///
     /// # Errors
     /// An unreachable cluster, a missing topic or schema.
-    pub fn new(
-        producer: Arc<Producer>,
-        feed: Feed,
-        ids: &SchemaIds,
-        trace_every: Duration,
-        metrics: Arc<Metrics>,
-    ) -> anyhow::Result<Self> {
+    pub fn new(producer: Arc<Producer>, ids: &SchemaIds, trace_every: Duration, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let id = |topic: &str, schema| {
             ids.id(topic, schema).with_context(|| format!("{topic} has no schema {}", Schema::name(schema)))
         };
@@ -69,7 +63,16 @@ impl Publisher {
             quarantine: id(topics::QUARANTINE, Schema::Envelope)?,
         };
         let partitions = producer.partition_count(topics::TRADES, Duration::from_secs(10))?;
-        Ok(Self { producer, feed, ids, partitions, metrics, value: Vec::new(), last_copy: None, trace_every, last_traced: None })
+        Ok(Self {
+            producer,
+            ids,
+            partitions,
+            metrics,
+            value: Vec::new(),
+            last_copy: BTreeMap::new(),
+            trace_every,
+            last_traced: None,
+        })
     }
 
     /// Partitions of the trades topic.
@@ -123,8 +126,7 @@ impl Publisher {
     /// # Errors
     /// Kafka refuses it for good.
     pub async fn control(&mut self, control: &Control) -> anyhow::Result<()> {
-        let feed = self.feed.clone();
-        let key = feed.as_str().as_bytes();
+        let key = control.feed.as_str().as_bytes();
         self.encode(control, self.ids.control);
         let to = match &control.instrument {
             Some(instrument) => {
@@ -138,11 +140,11 @@ impl Publisher {
         }
         self.metrics.controls.with_label_values(&[kind_label(control.kind)]).inc();
         let heartbeat = control.kind == ControlKind::Heartbeat;
-        if heartbeat && self.last_copy.is_some_and(|at| at.elapsed() < COPY_EVERY) {
+        if heartbeat && self.last_copy.get(&control.feed).is_some_and(|at| at.elapsed() < COPY_EVERY) {
             return Ok(());
         }
         if heartbeat {
-            self.last_copy = Some(Instant::now());
+            self.last_copy.insert(control.feed.clone(), Instant::now());
         }
         self.encode(control, self.ids.status);
         self.send(topics::FEED_STATUS, None, key, AS_CONTROL).await

@@ -24,13 +24,14 @@ const STALLED_AFTER: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 struct Tail {
     provider: &'static Provider,
-    feed: Feed,
+    feeds: Vec<Feed>,
     ids_max: usize,
     complete_through: Option<Timestamp>,
     instruments: BTreeMap<Instrument, Past>,
 }
 
-/// Reads the ends of all partitions and says what is known of the feed and of each of `instruments`.
+/// Reads the ends of all partitions and says what is known of the feed and of each of `instruments`; two feeds whose trades have the same ids
+/// are one here.
 ///
 /// # Errors
 /// An unreachable cluster.
@@ -38,6 +39,7 @@ pub fn read_back(
     kafka: &KafkaConfig,
     mut decoder: Decoder,
     provider: &'static Provider,
+    feeds: &[Feed],
     instruments: &[Instrument],
     ids_max: usize,
     records_max: i64,
@@ -52,7 +54,7 @@ pub fn read_back(
         let mut tail = loop {
             let from = (end - back).max(low);
             let mut tail =
-                Tail { provider, feed: provider.feed(), ids_max, complete_through: None, instruments: BTreeMap::new() };
+                Tail { provider, feeds: feeds.to_vec(), ids_max, complete_through: None, instruments: BTreeMap::new() };
             reader
                 .read_to_end(&of, from, STALLED_AFTER, |record| {
                     tail.take(&mut decoder, &record);
@@ -82,7 +84,7 @@ impl Tail {
         let Some(value) = record.value() else { return };
         match decoder.schema_of(value) {
             Ok(Schema::Trade) => match decoder.decode::<Trade>(value) {
-                Ok(trade) if trade.feed == self.feed => {
+                Ok(trade) if self.feeds.contains(&trade.feed) => {
                     let provider = self.provider;
                     self.past(&trade.instrument).trade(provider, &trade);
                 }
@@ -92,7 +94,7 @@ impl Tail {
                 }
             },
             Ok(Schema::Control) => match decoder.decode::<Control>(value) {
-                Ok(control) if control.feed == self.feed => self.take_control(&control),
+                Ok(control) if self.feeds.contains(&control.feed) => self.take_control(&control),
                 Ok(_) => {}
                 Err(problem) => {
                     warn!(partition = record.partition(), offset = record.offset(), %problem, "control cannot be read back")

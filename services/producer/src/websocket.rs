@@ -35,6 +35,8 @@ pub struct Wire {
     pub url: String,
     /// Waits and intervals.
     pub config: ConnectionConfig,
+    /// Its connections are numbered from here on.
+    pub first_number: ConnectionNumber,
     /// What is shown at the door, where the venue asks for it.
     pub passes: Option<Passes>,
     /// The injected clock.
@@ -113,13 +115,13 @@ pub async fn keep_connected(
         }),
         budget: AttemptBudget::new(wire.config.attempts, wire.config.attempts_window, now),
         wanted: instruments.into_iter().collect(),
+        made: wire.first_number,
         wire,
         notices,
         orders: BTreeMap::new(),
         current: None,
         next: None,
         renewing: false,
-        made: 0,
         attempt_at: Some(now),
         ever_connected: false,
     };
