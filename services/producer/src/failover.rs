@@ -85,10 +85,11 @@ impl Told {
         std::iter::once(at_once).chain(changed.then_some(at_once.other()))
     }
 
-    /// The other tells from now on, and gives trades its name from the next edge on. Returns that edge; `None` where no name changes.
-    pub fn change(&mut self, now: Timestamp, window_micros: i64) -> Option<Timestamp> {
+    /// The other tells from now on, and gives trades its name from the next edge after `reached` on, up to which trades may have been told.
+    /// Returns that edge; `None` where no name changes.
+    pub fn change(&mut self, reached: Timestamp, window_micros: i64) -> Option<Timestamp> {
         self.by = self.by.other();
-        let settled = now.plus_micros(NOTICE_MICROS);
+        let settled = reached.plus_micros(NOTICE_MICROS);
         // A change that was announced and has not come is taken back.
         self.edges.retain(|(from, _)| *from <= settled);
         if self.name(Timestamp::MAX) == self.by {

@@ -794,7 +794,9 @@ impl Ledger {
     ) {
         let Some(entry) = self.instruments.get_mut(instrument) else { return };
         let before = entry.told.by;
-        let edge = entry.told.change(now, failover.window_micros).unwrap_or(now);
+        // The venue's clock may run ahead of ours: what was told already keeps its name.
+        let reached = entry.last_time.map_or(now, |last| last.max(now));
+        let edge = entry.told.change(reached, failover.window_micros).unwrap_or(now);
         let since = *entry.since.get_or_insert(now);
         (entry.first_live, entry.live_from, entry.looks_without_trade) = (None, Some(now), 0);
         (entry.held_to, entry.lost_since, entry.back_since) = (None, None, None);
@@ -1793,6 +1795,20 @@ pub(crate) mod tests {
         scene.shares(2, DAY + 170, 10, 160);
         assert_eq!(name_of_last(&scene), "kis");
         assert!(scene.lose(OTHER, 161).iter().all(|said| said == "feed FeedState Down .."), "nobody listened to it");
+    }
+
+    #[test]
+    fn a_window_of_which_something_was_told_ahead_of_the_clock_keeps_its_name() {
+        let mut scene = two();
+        scene.shares(1, DAY + 100, 100, 41);
+        scene.lose(1, 34);
+        scene.timer();
+        scene.shares(OTHER, DAY + 110, 10, 42);
+        scene.now = at(37);
+        assert_eq!(scene.timer()[..2], ["FeedState Down 100..", "FeedState Up 100.."], "trades have passed the edge at 40");
+        assert_eq!(name_of_last(&scene), "kis");
+        scene.shares(OTHER, DAY + 120, 10, 100);
+        assert_eq!(name_of_last(&scene), "kiwoom");
     }
 
     #[test]
