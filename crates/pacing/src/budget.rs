@@ -19,6 +19,13 @@ pub struct WindowLimit {
     pub window: Duration,
 }
 
+impl WindowLimit {
+    /// Calls a second in the long run.
+    pub fn per_second(&self) -> f64 {
+        f64::from(self.calls.max(1)) / self.window.as_secs_f64()
+    }
+}
+
 /// What a venue allows one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {

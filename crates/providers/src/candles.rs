@@ -2,10 +2,14 @@
 //!
 //! Pure like the rest: requests out, answers in. Who paces, repeats and keeps them is `services/producer/src/candles`.
 //!
-//! Next: `crates/providers/src/kis/candles.rs`.
+//! Next: `crates/providers/src/kis/candles.rs`, `crates/providers/src/kiwoom/candles.rs`.
 
-use crate::{Credentials, MalformedRow, RestAnswer, Secret};
-use marketflow_model::{Amount, Candle, Feed, Instrument, Interval, Session, Timestamp};
+use crate::number::FieldError;
+use crate::{Credentials, Malformed, MalformedRow, RestAnswer, Secret};
+use marketflow_model::{Amount, Candle, Feed, Instrument, Interval, Price, Quantity, Session, Source, Timestamp};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A venue's minute candles.
@@ -16,8 +20,18 @@ pub trait Candles: Sync {
     /// The questions that together cover the minutes `[from, to)` of a session, oldest first; `is_today` on the venue's clock.
     fn pages(&self, session: &Session, from: Timestamp, to: Timestamp, is_today: bool) -> Vec<CandlePage>;
 
-    /// The question for a page.
-    fn request(&self, instrument: &Instrument, page: &CandlePage, credentials: &Credentials, pass: &Secret) -> CandleRequest;
+    /// The question for a page; `further` is what [`Candles::further`] said of the answer before, where that did not reach back far enough.
+    fn request(
+        &self,
+        instrument: &Instrument,
+        page: &CandlePage,
+        further: Option<&str>,
+        credentials: &Credentials,
+        pass: &Secret,
+    ) -> CandleRequest;
+
+    /// Names the older rows behind an answer with these headers, where the venue cuts its answers.
+    fn further<'a>(&self, header: &dyn Fn(&'static str) -> Option<&'a str>) -> Option<&'a str>;
 
     /// Reads the answer to it. `before` is the day's turnover before the page, where it is known: some venues only tell sums of the day.
     ///
@@ -38,6 +52,7 @@ pub trait Candles: Sync {
 pub fn candles_of(id: &str) -> Option<&'static dyn Candles> {
     match id {
         "kis" => Some(&crate::kis::KisCandles),
+        "kiwoom" => Some(&crate::kiwoom::KiwoomCandles),
         _ => None,
     }
 }
@@ -45,14 +60,12 @@ pub fn candles_of(id: &str) -> Option<&'static dyn Candles> {
 /// What one key may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CandleLimits {
-    /// Calls in any second.
-    pub per_second: u32,
-    /// Calls a day.
-    pub per_day: u64,
-    /// Minutes that one question about a past day covers.
-    pub past_minutes: u16,
-    /// Minutes that one question about today covers.
-    pub today_minutes: u16,
+    /// Calls in any stretch of the length below.
+    pub calls: u32,
+    /// That length.
+    pub within: Duration,
+    /// Calls a day; `None`: no such limit is stated.
+    pub per_day: Option<u64>,
 }
 
 /// Which of a venue's questions.
@@ -95,13 +108,15 @@ impl CandlePage {
     }
 }
 
-/// A question as it is sent (GET).
+/// A question as it is sent.
 #[derive(Clone, Debug)]
 pub struct CandleRequest {
     /// To be appended to the request endpoint.
     pub path_and_query: String,
     /// Headers; some hold secrets.
     pub headers: Vec<(&'static str, Secret)>,
+    /// To be posted; `None`: it is a GET.
+    pub body: Option<String>,
 }
 
 /// What an answer holds.
@@ -117,6 +132,149 @@ pub struct CandleRows {
     pub malformed: Vec<MalformedRow>,
     /// The day's turnover after the page's last row, where the venue tells it.
     pub turnover_after: Option<Amount>,
+    /// The oldest minute shown, asked for or not.
+    pub reaches: Option<Timestamp>,
+    /// Names the older rows behind them, where the venue cut its answer.
+    pub further: Option<String>,
+}
+
+impl CandleRows {
+    /// Sorts an answer's rows into what was asked for and what was not; `before` is the day's turnover before the page, where it is known.
+    pub(crate) fn of_page<'a, R: CandleRow<'a>>(
+        raws: Vec<&'a RawValue>,
+        page: &CandlePage,
+        instrument: &Instrument,
+        feed: &Feed,
+        before: Option<Amount>,
+        received: Timestamp,
+    ) -> Self {
+        let mut read = Self::default();
+        // By minute, so that the order of the answer and rows shown twice do not matter.
+        let mut rows: BTreeMap<Timestamp, Traded> = BTreeMap::new();
+        for raw in raws {
+            let (minute, traded) = match row::<R>(raw) {
+                Ok(Some(row)) => row,
+                // It fills the answer up.
+                Ok(None) => continue,
+                Err(problem) => {
+                    read.malformed.push(malformed(problem, raw));
+                    continue;
+                }
+            };
+            read.reaches = Some(read.reaches.map_or(minute, |oldest| oldest.min(minute)));
+            match traded {
+                _ if minute >= page.to => read.unasked += 1,
+                // Rows older than the page still tell the turnover before it.
+                Ok(traded) => read.unasked += usize::from(rows.insert(minute, traded).is_some()),
+                Err(_) if minute < page.from => read.unasked += 1,
+                Err(problem) => read.malformed.push(malformed(problem, raw)),
+            }
+        }
+        let mut day_turnover = before;
+        for (minute, row) in rows {
+            if minute < page.from {
+                read.unasked += 1;
+                day_turnover = row.day_turnover.or(day_turnover);
+                continue;
+            }
+            let turnover = row.day_turnover.zip(day_turnover).and_then(|(after, before)| difference(after, before));
+            day_turnover = row.day_turnover.or(day_turnover);
+            if row.volume.is_zero() {
+                read.quiet += 1;
+                continue;
+            }
+            read.candles.push(Candle {
+                instrument: instrument.clone(),
+                feed: feed.clone(),
+                interval: Interval::ONE_MINUTE,
+                open_time: minute,
+                receive_time: received,
+                open: row.open,
+                high: row.high,
+                low: row.low,
+                close: row.close,
+                volume: Some(row.volume),
+                turnover,
+                trade_count: None,
+                buy_volume: None,
+                import_row: None,
+                closed: true,
+                source: Source::Rest,
+            });
+        }
+        read.turnover_after = day_turnover;
+        read
+    }
+
+    /// These, with those of the further answer in front; a minute that both show is the newer answer's.
+    ///
+    /// # Errors
+    /// An answer that goes no further back.
+    pub fn with_older(mut self, mut older: Self) -> Result<Self, CallError> {
+        if older.reaches.is_some() && older.reaches >= self.reaches {
+            return Err(CallError::Unreadable { detail: "the further rows are not older".to_owned() });
+        }
+        if let Some(first) = self.candles.first().map(|candle| candle.open_time) {
+            older.unasked += older.candles.extract_if(.., |candle| candle.open_time >= first).count();
+        }
+        older.candles.append(&mut self.candles);
+        older.malformed.append(&mut self.malformed);
+        Ok(Self {
+            quiet: older.quiet + self.quiet,
+            unasked: older.unasked + self.unasked,
+            turnover_after: self.turnover_after.or(older.turnover_after),
+            reaches: older.reaches.or(self.reaches),
+            ..older
+        })
+    }
+}
+
+/// A row of an answer in the venue's words.
+pub(crate) trait CandleRow<'a>: Deserialize<'a> {
+    /// The minute it is of; `None` for a row that holds nothing.
+    fn minute(&self) -> Result<Option<Timestamp>, FieldError>;
+
+    /// What was traded in it.
+    fn traded(self) -> Result<Traded, FieldError>;
+}
+
+/// What was traded in a minute.
+pub(crate) struct Traded {
+    pub(crate) open: Price,
+    pub(crate) high: Price,
+    pub(crate) low: Price,
+    pub(crate) close: Price,
+    pub(crate) volume: Quantity,
+    /// Of the day, up to the end of the minute, where the venue tells it.
+    pub(crate) day_turnover: Option<Amount>,
+}
+
+/// What a row says of which minute.
+type Row = (Timestamp, Result<Traded, FieldError>);
+
+fn row<'a, R: CandleRow<'a>>(raw: &'a RawValue) -> Result<Option<Row>, FieldError> {
+    let row: R = serde_json::from_str(raw.get()).map_err(|error| (Malformed::BadField, error.to_string()))?;
+    let Some(minute) = row.minute()? else { return Ok(None) };
+    if minute.window_open(Interval::ONE_MINUTE) != minute {
+        return Err((Malformed::BadTime, format!("{minute} is not on a minute")));
+    }
+    let traded = row.traded().and_then(|traded| {
+        if traded.volume < Quantity::ZERO {
+            return Err((Malformed::BadNumber, format!("volume: {} is negative", traded.volume)));
+        }
+        Ok(traded)
+    });
+    Ok(Some((minute, traded)))
+}
+
+pub(crate) fn malformed((reason, detail): FieldError, raw: &RawValue) -> MalformedRow {
+    MalformedRow { reason, detail, raw: raw.get().to_owned(), id: None, event_time: None }
+}
+
+/// A minute's turnover; a day's sum that falls tells none.
+fn difference(after: Amount, before: Amount) -> Option<Amount> {
+    let scaled = after.scaled().checked_sub(before.scaled()).filter(|scaled| *scaled >= 0)?;
+    Amount::from_scaled(scaled)
 }
 
 /// Why a call brought no rows.

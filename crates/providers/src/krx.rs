@@ -55,9 +55,15 @@ pub(crate) fn korean_time(field: &str, date: &str, time: &str) -> Result<Timesta
 
 /// The date in Korea, `YYYYMMDD`.
 pub(crate) fn korean_date(at: Timestamp) -> String {
+    korean_date_and_time(at).0
+}
+
+/// `YYYYMMDD` and `HHMMSS` in Korea.
+pub(crate) fn korean_date_and_time(at: Timestamp) -> (String, String) {
     const NINE_HOURS_MICROS: i64 = 9 * 3_600_000_000;
-    let text = at.plus_micros(NINE_HOURS_MICROS).to_string();
-    text.chars().take(10).filter(|c| *c != '-').collect()
+    let text: String = at.plus_micros(NINE_HOURS_MICROS).to_string().chars().filter(char::is_ascii_digit).take(14).collect();
+    let (date, time) = text.split_at(8);
+    (date.to_owned(), time.to_owned())
 }
 
 /// What one connection has seen of each instrument: its last share of the day, and its last book.

@@ -1,4 +1,5 @@
-//! Minute candles of the simulated broker: the key's budget over several clients, a back-fill that is killed, and a live session that is killed.
+//! Minute candles of the simulated brokers: the key's budget over several clients, a back-fill that is killed, a live session that is killed, and
+//! both brokers about one exchange.
 
 #![expect(clippy::unwrap_used, reason = "a test helper that cannot go on fails its test")]
 
@@ -36,7 +37,8 @@ impl Broker {
         let usual = [("tapes", TAPE), ("start.automatic", "false")];
         stack.start_service("simulator", &[&usual, settings].concat()).await.unwrap();
         let (ports, home) = (&stack.parts.config().ports, stack.parts.config().home.clone());
-        std::fs::write(home.join("keys.env"), "KIS_APP_KEY=key\nKIS_APP_SECRET=secret\n").unwrap();
+        let keys = "KIS_APP_KEY=key\nKIS_APP_SECRET=secret\nKIWOOM_APP_KEY=key\nKIWOOM_SECRET_KEY=secret\n";
+        std::fs::write(home.join("keys.env"), keys).unwrap();
         Self {
             url: format!("http://127.0.0.1:{}/kis", ports.simulator),
             admin: format!("http://127.0.0.1:{}", ports.simulator_admin),
@@ -391,6 +393,85 @@ async fn a_live_session_that_is_killed_omits_no_minute_and_ends_with_the_session
             .collect::<BTreeSet<_>>()
     };
     assert_eq!(count(ControlKind::GapOpened), count(ControlKind::GapFilled), "what was missed was had later");
+    stack.stop().await;
+}
+
+/// Kiwoom's minutes at its own limit, its answers shorter than a session: those of the day that was played are the trades', those of the day before
+/// are what KIS tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_brokers_tell_the_same_minutes_each_within_its_own_limit() {
+    let mut stack = TestStack::start_with(&["kafka", "registry"]).await.unwrap();
+    let settings = [("clock.speed", "max"), ("kis.issue_interval", "0s"), ("kiwoom.chart_rows", "250")];
+    let broker = Broker::start(&mut stack, &settings).await;
+    broker.tell("start").await;
+    eventually(PATIENCE, async || {
+        let status = broker.status().await;
+        anyhow::ensure!(status["finished"] == true, "still playing: {status}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let mut of_feed: BTreeMap<String, &str> = BTreeMap::new();
+    for provider in ["kiwoom", "kis"] {
+        let (name, url) = (format!("{provider:?}"), broker.url.replace("/kis", &format!("/{provider}")));
+        let settings = [
+            ("mode", "backfill"),
+            ("provider.name", name.as_str()),
+            ("provider.rest_url", &url),
+            ("provider.symbols", r#"["000010","0080G0"]"#),
+            ("backfill.days", "2"),
+            ("backfill.until", "\"2026-11-20\""),
+        ];
+        let child = broker.candle_producer(&stack, &settings);
+        let (code, said) = on_thread(|| watch(child, |_| false)).await;
+        let result = &said.last().unwrap()["of"];
+        assert_eq!(
+            (code, &result["complete"], &result["plan"]["provider"]),
+            (Some(0), &true.into(), &provider.into()),
+            "{result}"
+        );
+        for symbol in result["symbols"].as_array().unwrap() {
+            of_feed.insert(symbol["feed"].as_str().unwrap().to_owned(), provider);
+            let sessions = symbol["sessions"].as_array().unwrap();
+            assert!(sessions.len() == 2 && sessions.iter().all(|session| session["state"] == "complete"), "{symbol}");
+        }
+    }
+    let status = broker.status().await;
+    assert!(status["kiwoom_calls"].as_u64() >= Some(8), "two calls for each of two sessions of two symbols: {status}");
+    assert_eq!((&status["kiwoom_excess"], &status["kis_excess"]), (&0.into(), &0.into()), "{status}");
+
+    type Minute = (Instrument, Timestamp);
+    let mut told: BTreeMap<&str, BTreeMap<Minute, [String; 5]>> = BTreeMap::new();
+    for candle in stack.read::<Candle>(topics::CANDLES).await.unwrap().into_iter().map(|located| located.record) {
+        let provider = of_feed[candle.feed.as_str()];
+        assert_eq!((candle.closed, candle.turnover.is_some()), (true, provider == "kis"), "{candle:?}");
+        let [open, high, low, close] = [candle.open, candle.high, candle.low, candle.close].map(|price| price.to_string());
+        let row = [open, high, low, close, candle.volume.unwrap().to_string()];
+        let minutes = told.entry(provider).or_default();
+        assert_eq!(minutes.insert((candle.instrument, candle.open_time), row), None, "once each");
+    }
+    assert_eq!(told["kiwoom"], told["kis"]);
+
+    let truth = reqwest::get(format!("{}/truth", broker.admin)).await.unwrap().text().await.unwrap();
+    let mut traded: BTreeMap<Minute, (Vec<i64>, i64)> = BTreeMap::new();
+    for line in truth.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).filter(|line| line["line"] == "trade") {
+        let instrument: Instrument = line["instrument"].as_str().unwrap().parse().unwrap();
+        let at = Timestamp::from_micros(line["event_time_us"].as_i64().unwrap()).window_open(Interval::ONE_MINUTE);
+        let whole = |name: &str| line[name].as_str().unwrap().parse::<i64>().unwrap();
+        let (prices, volume) = traded.entry((instrument, at)).or_default();
+        prices.push(whole("price"));
+        *volume += whole("size");
+    }
+    traded.retain(|(instrument, _), _| ["000010", "0080G0"].contains(&instrument.symbol()));
+    let midnight = Timestamp::parse("2026-11-20T00:00:00+09:00").unwrap();
+    let played: BTreeMap<Minute, [String; 5]> =
+        told["kiwoom"].clone().into_iter().filter(|((_, at), _)| *at >= midnight).collect();
+    let folded = traded.into_iter().map(|(minute, (prices, volume))| {
+        let ends = [prices[0], *prices.iter().max().unwrap(), *prices.iter().min().unwrap(), prices[prices.len() - 1], volume];
+        (minute, ends.map(|number| number.to_string()))
+    });
+    assert_eq!(played, folded.collect());
+    assert!(told["kiwoom"].len() > played.len() + 600, "{} and {}", told["kiwoom"].len(), played.len());
     stack.stop().await;
 }
 

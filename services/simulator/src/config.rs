@@ -330,6 +330,8 @@ pub struct KiwoomConfig {
     pub ban: Duration,
     /// Rows of one chart answer.
     pub chart_rows: usize,
+    /// Days that charts go back from today.
+    pub chart_days: u16,
 }
 
 /// Section `[series]`.

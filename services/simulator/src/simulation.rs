@@ -84,6 +84,10 @@ pub struct Status {
     pub kis_calls: u64,
     /// KIS: quotation calls above a limit.
     pub kis_excess: u64,
+    /// Kiwoom: calls that were let through.
+    pub kiwoom_calls: u64,
+    /// Kiwoom: calls and registrations above a limit.
+    pub kiwoom_excess: u64,
     /// Faults that struck.
     pub faults_struck: usize,
 }
@@ -150,6 +154,8 @@ impl Simulation {
             subscriptions: self.hub.subscriptions(),
             kis_calls: self.kis_ledger.calls().0,
             kis_excess: self.kis_ledger.calls().1,
+            kiwoom_calls: self.kiwoom_ledger.calls(),
+            kiwoom_excess: self.kiwoom_ledger.excess(),
             faults_struck: self.truth.faults().len(),
         }
     }

@@ -9,18 +9,18 @@
 //!
 //! Next: `services/producer/src/candles/client.rs`, which sends them.
 
-use super::parse::korean_time;
 use super::{APP_KEY, APP_SECRET};
+use crate::candles::{CandleRow, Traded};
+use crate::krx::{korean_date_and_time, korean_time};
 use crate::number::{FieldError, integer, price, quantity, shown};
 use crate::{
-    CallError, CandleCall, CandleLimits, CandlePage, CandleRequest, CandleRows, Candles, Credentials, Malformed, MalformedRow,
-    RestAnswer, Secret, excerpt,
+    CallError, CandleCall, CandleLimits, CandlePage, CandleRequest, CandleRows, Candles, Credentials, Malformed, RestAnswer,
+    Secret, excerpt,
 };
-use marketflow_model::{Amount, Candle, Feed, Instrument, Interval, Session, Source, Timestamp};
+use marketflow_model::{Amount, Feed, Instrument, Session, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// KIS's side of [`Candles`].
@@ -30,22 +30,28 @@ pub struct KisCandles;
 /// What the broker asks for after EGW00201: at least the window it counts in.
 const AFTER_EXCESS: Duration = Duration::from_millis(1_100);
 const PATH: &str = "/uapi/domestic-stock/v1/quotations";
+/// Rows of an answer about a past day, and about today.
+const PAST_MINUTES: u16 = 120;
+const TODAYS_MINUTES: u16 = 30;
 
 impl Candles for KisCandles {
     fn limits(&self) -> CandleLimits {
-        CandleLimits { per_second: 18, per_day: 1_000_000, past_minutes: 120, today_minutes: 30 }
+        CandleLimits { calls: 18, within: Duration::from_secs(1), per_day: Some(1_000_000) }
     }
 
     fn pages(&self, session: &Session, from: Timestamp, to: Timestamp, is_today: bool) -> Vec<CandlePage> {
-        let (call, minutes) = if is_today {
-            (CandleCall::Today, self.limits().today_minutes)
-        } else {
-            (CandleCall::Past, self.limits().past_minutes)
-        };
+        let (call, minutes) = if is_today { (CandleCall::Today, TODAYS_MINUTES) } else { (CandleCall::Past, PAST_MINUTES) };
         CandlePage::cut(call, from.max(session.open), to.min(session.last_minute_close()), minutes)
     }
 
-    fn request(&self, instrument: &Instrument, page: &CandlePage, credentials: &Credentials, pass: &Secret) -> CandleRequest {
+    fn request(
+        &self,
+        instrument: &Instrument,
+        page: &CandlePage,
+        _: Option<&str>,
+        credentials: &Credentials,
+        pass: &Secret,
+    ) -> CandleRequest {
         let (date, time) = korean_date_and_time(page.last());
         let code = instrument.symbol();
         let common = format!("FID_COND_MRKT_DIV_CODE=J&FID_INPUT_ISCD={code}&FID_INPUT_HOUR_1={time}&FID_PW_DATA_INCU_YN=N");
@@ -64,7 +70,12 @@ impl Candles for KisCandles {
             ("tr_id", Secret::new(tr_id)),
             ("custtype", Secret::new("P")),
         ];
-        CandleRequest { path_and_query, headers }
+        CandleRequest { path_and_query, headers, body: None }
+    }
+
+    /// A page is no longer than an answer.
+    fn further<'a>(&self, _: &dyn Fn(&'static str) -> Option<&'a str>) -> Option<&'a str> {
+        None
     }
 
     fn read(
@@ -76,58 +87,7 @@ impl Candles for KisCandles {
         answer: RestAnswer<'_>,
         received: Timestamp,
     ) -> Result<CandleRows, CallError> {
-        let mut read = CandleRows::default();
-        // By minute, so that the order of the answer and rows shown twice do not matter.
-        let mut rows: BTreeMap<Timestamp, Row> = BTreeMap::new();
-        for raw in rows_of(answer)? {
-            let row = match Row::read(raw.get()) {
-                Ok(Some(row)) => row,
-                // An empty object fills the answer up.
-                Ok(None) => continue,
-                Err((reason, detail)) => {
-                    read.malformed.push(MalformedRow { reason, detail, raw: raw.get().to_owned(), id: None, event_time: None });
-                    continue;
-                }
-            };
-            // Rows older than the page still tell the turnover before it.
-            if row.minute >= page.to || rows.insert(row.minute, row).is_some() {
-                read.unasked += 1;
-            }
-        }
-        let mut day_turnover = before;
-        for (minute, row) in rows {
-            if minute < page.from {
-                read.unasked += 1;
-                day_turnover = row.day_turnover.or(day_turnover);
-                continue;
-            }
-            let turnover = row.day_turnover.zip(day_turnover).and_then(|(after, before)| difference(after, before));
-            day_turnover = row.day_turnover.or(day_turnover);
-            if row.volume.is_zero() {
-                read.quiet += 1;
-                continue;
-            }
-            read.candles.push(Candle {
-                instrument: instrument.clone(),
-                feed: feed.clone(),
-                interval: Interval::ONE_MINUTE,
-                open_time: minute,
-                receive_time: received,
-                open: row.open,
-                high: row.high,
-                low: row.low,
-                close: row.close,
-                volume: Some(row.volume),
-                turnover,
-                trade_count: None,
-                buy_volume: None,
-                import_row: None,
-                closed: true,
-                source: Source::Rest,
-            });
-        }
-        read.turnover_after = day_turnover;
-        Ok(read)
+        Ok(CandleRows::of_page::<Row<'_>>(rows_of(answer)?, page, instrument, feed, before, received))
     }
 }
 
@@ -173,20 +133,9 @@ fn error(code: &str, detail: String) -> CallError {
     }
 }
 
-/// A row of an answer.
-struct Row {
-    minute: Timestamp,
-    open: marketflow_model::Price,
-    high: marketflow_model::Price,
-    low: marketflow_model::Price,
-    close: marketflow_model::Price,
-    volume: marketflow_model::Quantity,
-    /// Of the day, up to the end of the minute.
-    day_turnover: Option<Amount>,
-}
-
+/// A row of an answer; an empty object fills it up.
 #[derive(Deserialize)]
-struct RowText<'a> {
+struct Row<'a> {
     #[serde(borrow)]
     stck_bsop_date: Option<Cow<'a, str>>,
     stck_cntg_hour: Option<Cow<'a, str>>,
@@ -198,37 +147,28 @@ struct RowText<'a> {
     acml_tr_pbmn: Option<Cow<'a, str>>,
 }
 
-impl Row {
-    /// `None` for a row without a date.
-    fn read(text: &str) -> Result<Option<Self>, FieldError> {
-        let row: RowText<'_> = serde_json::from_str(text).map_err(|error| (Malformed::BadField, error.to_string()))?;
-        let Some(date) = row.stck_bsop_date.filter(|date| !date.is_empty()) else { return Ok(None) };
-        let time = row.stck_cntg_hour.unwrap_or_default();
-        let minute = korean_time("stck_cntg_hour", &date, &time)?;
-        if minute.window_open(Interval::ONE_MINUTE) != minute {
-            return Err((Malformed::BadTime, format!("stck_cntg_hour: {} is not on a minute", shown(&time))));
-        }
+impl<'a> CandleRow<'a> for Row<'a> {
+    fn minute(&self) -> Result<Option<Timestamp>, FieldError> {
+        let Some(date) = self.stck_bsop_date.as_deref().filter(|date| !date.is_empty()) else { return Ok(None) };
+        korean_time("stck_cntg_hour", date, self.stck_cntg_hour.as_deref().unwrap_or_default()).map(Some)
+    }
+
+    fn traded(self) -> Result<Traded, FieldError> {
         let field = |name: &'static str, text: Option<Cow<'_, str>>| {
             text.map(Cow::into_owned).ok_or_else(|| (Malformed::BadField, format!("{name} is missing")))
         };
         let of = |name: &'static str, text| price(name, &field(name, text)?);
-        let volume = quantity("cntg_vol", &field("cntg_vol", row.cntg_vol)?)?;
-        if volume < marketflow_model::Quantity::ZERO {
-            return Err((Malformed::BadNumber, format!("cntg_vol: {volume} is negative")));
-        }
-        let day_turnover = match row.acml_tr_pbmn.filter(|text| !text.is_empty()) {
-            Some(text) => Some(amount(integer("acml_tr_pbmn", &text)?)?),
-            None => None,
-        };
-        Ok(Some(Self {
-            minute,
-            open: of("stck_oprc", row.stck_oprc)?,
-            high: of("stck_hgpr", row.stck_hgpr)?,
-            low: of("stck_lwpr", row.stck_lwpr)?,
-            close: of("stck_prpr", row.stck_prpr)?,
-            volume,
-            day_turnover,
-        }))
+        Ok(Traded {
+            open: of("stck_oprc", self.stck_oprc)?,
+            high: of("stck_hgpr", self.stck_hgpr)?,
+            low: of("stck_lwpr", self.stck_lwpr)?,
+            close: of("stck_prpr", self.stck_prpr)?,
+            volume: quantity("cntg_vol", &field("cntg_vol", self.cntg_vol)?)?,
+            day_turnover: match self.acml_tr_pbmn.filter(|text| !text.is_empty()) {
+                Some(text) => Some(amount(integer("acml_tr_pbmn", &text)?)?),
+                None => None,
+            },
+        })
     }
 }
 
@@ -236,20 +176,6 @@ impl Row {
 fn amount(won: i64) -> Result<Amount, FieldError> {
     let scaled = i128::from(won) * 10_i128.pow(Amount::SCALE);
     Amount::from_scaled(scaled).ok_or_else(|| (Malformed::BadNumber, format!("acml_tr_pbmn: {won} is out of range")))
-}
-
-/// A minute's turnover; a day's sum that falls tells none.
-fn difference(after: Amount, before: Amount) -> Option<Amount> {
-    let scaled = after.scaled().checked_sub(before.scaled()).filter(|scaled| *scaled >= 0)?;
-    Amount::from_scaled(scaled)
-}
-
-/// `YYYYMMDD` and `HHMMSS` in Korea.
-fn korean_date_and_time(at: Timestamp) -> (String, String) {
-    const NINE_HOURS_MICROS: i64 = 9 * 3_600_000_000;
-    let text: String = at.plus_micros(NINE_HOURS_MICROS).to_string().chars().filter(char::is_ascii_digit).take(14).collect();
-    let (date, time) = text.split_at(8);
-    (date.to_owned(), time.to_owned())
 }
 
 #[cfg(test)]
@@ -293,7 +219,8 @@ mod tests {
         let session = session();
         let pages = KisCandles.pages(&session, session.open, session.last_minute_close(), false);
         let key = Credentials::new([(APP_KEY, Secret::new("the-key")), (APP_SECRET, Secret::new("the-secret"))]);
-        let asked: Vec<_> = pages.iter().map(|page| KisCandles.request(&instrument(), page, &key, &Secret::new("t"))).collect();
+        let asked: Vec<_> =
+            pages.iter().map(|page| KisCandles.request(&instrument(), page, None, &key, &Secret::new("t"))).collect();
         assert_eq!(
             asked[0].path_and_query,
             "/uapi/domestic-stock/v1/quotations/inquire-time-dailychartprice?FID_COND_MRKT_DIV_CODE=J&FID_INPUT_ISCD=005930\
@@ -312,7 +239,7 @@ mod tests {
             today.iter().map(|page| (page.from, page.to)).collect::<Vec<_>>(),
             [(at("09:05:00"), at("09:35:00")), (at("09:35:00"), at("10:00:00"))]
         );
-        let asked = KisCandles.request(&instrument(), &today[1], &key, &Secret::new("t")).path_and_query;
+        let asked = KisCandles.request(&instrument(), &today[1], None, &key, &Secret::new("t")).path_and_query;
         assert!(
             asked.contains("/inquire-time-itemchartprice?")
                 && asked.ends_with("&FID_INPUT_HOUR_1=095900&FID_PW_DATA_INCU_YN=N&FID_ETC_CLS_CODE="),

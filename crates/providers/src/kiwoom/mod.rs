@@ -1,8 +1,9 @@
-//! Kiwoom (키움증권 REST API): real-time trades, order books and volatility interruptions of the Korea Exchange. What the broker says and where it
-//! surprises: README.md beside this file.
+//! Kiwoom (키움증권 REST API): real-time trades, order books, volatility interruptions and minute candles of the Korea Exchange. What the broker
+//! says and where it surprises: README.md beside this file.
 //!
 //! Next: `login.rs`, then `frame.rs`.
 
+mod candles;
 mod connection;
 mod frame;
 mod login;
@@ -11,6 +12,7 @@ pub mod rest;
 
 use crate::{FeedKind, Limits, Provider, krx};
 
+pub use candles::KiwoomCandles;
 pub use connection::KiwoomConnection;
 pub use login::KiwoomLogin;
 

@@ -15,13 +15,14 @@ const SHOWN: usize = 20;
 #[command(after_long_help = "\
 The plan is shown first. Candles go to market.candles.v1; the processor makes 1, 5 and 15-minute bars of them. A run that was stopped or
 killed goes on where it was, with the same command; days that are there are not asked for again. Credentials come from the environment or
-from .env (KIS_APP_KEY, KIS_APP_SECRET). MAX_API_CALLS_PER_SECOND lowers the pace. docs/backfill.md has the rules.
+from .env (KIS_APP_KEY, KIS_APP_SECRET; KIWOOM_APP_KEY, KIWOOM_SECRET_KEY). MAX_API_CALLS_PER_SECOND lowers the pace. docs/backfill.md has the
+rules.
 
 Examples:
   marketflow backfill --provider kis --symbols @krx97 --days 30 --result minute_data_collection_results.json
-  marketflow backfill --symbols 005930 000660 --days 5 --until 2026-11-20")]
+  marketflow backfill --provider kiwoom --symbols 005930 000660 --days 5 --until 2026-11-20")]
 pub struct Args {
-    /// Which broker
+    /// Which broker: kis, kiwoom
     #[arg(long, default_value = "kis")]
     provider: String,
     #[command(flatten)]

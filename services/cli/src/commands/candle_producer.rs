@@ -50,7 +50,7 @@ pub(crate) struct Plan {
     pub(crate) sessions: usize,
     pub(crate) calls: u64,
     pub(crate) rows_at_most: u64,
-    pub(crate) calls_per_second: u32,
+    pub(crate) calls_per_second: f64,
     pub(crate) calls_per_day: Option<u64>,
     pub(crate) seconds_at_least: f64,
 }
@@ -220,16 +220,20 @@ pub(crate) fn words(plan: &Plan) -> String {
     let Plan { symbols, sessions, calls, rows_at_most, from, to, active_first, .. } = plan;
     let time = spell(plan.seconds_at_least);
     let per_second = plan.calls_per_second;
-    let quota = plan.calls_per_day.map_or_else(|| "-".to_owned(), |most| format!("{:.2} %", *calls as f64 * 100.0 / most as f64));
+    let share = |most: u64| format!("{:.2} %", *calls as f64 * 100.0 / most as f64);
+    let (quota, quota_ko) = match plan.calls_per_day.map(share) {
+        Some(share) => (format!(" ({share} of the day's)"), format!(" (일일 한도의 {share})")),
+        None => (String::new(), String::new()),
+    };
     say(
         format!(
             "{symbols} symbols ({active_first} most active first), {from} to {to}, {sessions} sessions\n\
-             {calls} calls ({quota} of the day's), at most {rows_at_most} one-minute candles; 5m and 15m are folded from them\n\
+             {calls} calls{quota}, at most {rows_at_most} one-minute candles; 5m and 15m are folded from them\n\
              at {per_second} calls a second no less than {time}"
         ),
         format!(
             "종목 {symbols}개 (활성 종목 {active_first}개 우선), {from} ~ {to}, 거래일 {sessions}일\n\
-             호출 {calls}회 (일일 한도의 {quota}), 1분봉 최대 {rows_at_most}개; 5분봉·15분봉은 1분봉에서 만듭니다\n\
+             호출 {calls}회{quota_ko}, 1분봉 최대 {rows_at_most}개; 5분봉·15분봉은 1분봉에서 만듭니다\n\
              초당 {per_second}회로 최소 {time}"
         ),
     )

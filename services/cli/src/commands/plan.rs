@@ -11,9 +11,9 @@ Nothing is asked and no stack is needed: sessions come from the exchange's calen
 
 Examples:
   marketflow plan --provider kis --symbols @krx97 --days 30
-  marketflow plan --symbols 005930 000660 --days 5 --json")]
+  marketflow plan --provider kiwoom --symbols 005930 000660 --days 5 --json")]
 pub struct Args {
-    /// Which broker
+    /// Which broker: kis, kiwoom
     #[arg(long, default_value = "kis")]
     provider: String,
     #[command(flatten)]

@@ -30,7 +30,7 @@ pub struct Args {
     /// Which day, such as 2026-11-20
     #[arg(long, value_name = "DAY")]
     day: Date,
-    /// Whose candles
+    /// Whose candles: kis, kiwoom
     #[arg(long, default_value = "kis")]
     against: String,
     #[command(flatten)]

@@ -80,22 +80,34 @@ impl Client {
         })))
     }
 
-    /// Asks until it is answered.
+    /// Asks until it is answered, and again for what the venue cut off.
     ///
     /// # Errors
     /// The venue refuses, or fails too often; the day's calls are spent.
     pub async fn ask(&self, question: Question<'_>) -> anyhow::Result<CandleRows> {
+        let about = || format!("the minutes from {} of {}", question.page.from, question.instrument);
+        let mut rows = self.ask_call(question, None).await.with_context(about)?;
+        while rows.reaches.is_some_and(|oldest| oldest > question.page.from)
+            && let Some(further) = rows.further.take()
+        {
+            let older = self.ask_call(question, Some(&further)).await.with_context(about)?;
+            rows = rows.with_older(older).with_context(about)?;
+        }
+        Ok(rows)
+    }
+
+    /// One call, until it is answered.
+    async fn ask_call(&self, question: Question<'_>, further: Option<&str>) -> anyhow::Result<CandleRows> {
         let inner = &*self.0;
         let mut backoff = Backoff::new(inner.request.backoff());
         loop {
-            let problem = match self.ask_once(question).await? {
+            let problem = match self.ask_once(question, further).await? {
                 Ok(rows) => return Ok(rows),
                 Err(problem) => problem,
             };
             let wait = backoff.on_failure(&mut rand::rng());
-            let about = || format!("{} of {}", question.page.from, question.instrument);
             if !problem.retryable() || backoff.failures() >= inner.request.attempts {
-                return Err(problem).with_context(|| format!("the minutes from {}", about()));
+                return Err(problem.into());
             }
             match &problem {
                 // The budget holds everybody back.
@@ -112,7 +124,7 @@ impl Client {
     }
 
     /// One call. The outer error ends everything, the inner one only this call.
-    async fn ask_once(&self, question: Question<'_>) -> anyhow::Result<Result<CandleRows, CallError>> {
+    async fn ask_once(&self, question: Question<'_>, further: Option<&str>) -> anyhow::Result<Result<CandleRows, CallError>> {
         let inner = &*self.0;
         loop {
             let Err(wait) = self.breaker().admit(inner.clock.monotonic()) else { break };
@@ -125,29 +137,37 @@ impl Client {
                 return Err(problem);
             }
         };
-        let request = inner.checked.candles.request(question.instrument, question.page, inner.passes.credentials(), &pass);
+        let candles = inner.checked.candles;
+        let request = candles.request(question.instrument, question.page, further, inner.passes.credentials(), &pass);
         let now = inner.clock.now();
         let spare = match question.class {
             Class::Live | Class::Repair => 0,
             Class::Backfill if self.is_in_session(now) => inner.spared_for_live,
             Class::Backfill => 0,
         };
-        let mut call = inner.http.get(format!("{}{}", inner.checked.rest_url, request.path_and_query));
+        let url = format!("{}{}", inner.checked.rest_url, request.path_and_query);
+        let mut call = match request.body {
+            Some(body) => inner.http.post(url).body(body),
+            None => inner.http.get(url),
+        };
         for (name, value) in &request.headers {
             call = call.header(*name, value.expose());
         }
         let permit = inner.budget.take(day_number(inner.calendar, now), spare).await?;
         let answered = async {
             let answer = call.send().await?;
-            let status = answer.status().as_u16();
-            Ok::<_, reqwest::Error>((status, answer.bytes().await?))
+            let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+            Ok::<_, reqwest::Error>((status, headers, answer.bytes().await?))
         };
         let answer = match answered.await {
-            Ok((status, body)) => {
+            Ok((status, headers, body)) => {
                 inner.budget.answered(&permit)?;
                 let answer = RestAnswer { status, retry_after: None, body: &body };
-                let received = inner.clock.now();
-                inner.checked.candles.read(question.instrument, question.feed, question.page, question.before, answer, received)
+                let (page, received) = (question.page, inner.clock.now());
+                let further = candles.further(&|name| headers.get(name).and_then(|value| value.to_str().ok()));
+                candles
+                    .read(question.instrument, question.feed, page, question.before, answer, received)
+                    .map(|rows| CandleRows { further: further.map(str::to_owned), ..rows })
             }
             Err(problem) => {
                 // A connection that was never made carried no call; everything else may have.

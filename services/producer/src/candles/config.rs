@@ -13,6 +13,7 @@ use std::time::Duration;
 
 /// Name of the variable that lowers the calls a second.
 const MAX_CALLS_VARIABLE: &str = "MAX_API_CALLS_PER_SECOND";
+const ONE_SECOND: Duration = Duration::from_secs(1);
 /// A call is over so long after the wait for its answer ended.
 const OVER_AFTER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -196,28 +197,24 @@ impl Config {
         ensure!(self.request.attempts > 0, "request.attempts must be at least 1");
         ensure!(self.request.backoff_min <= self.request.backoff_max, "request.backoff_min exceeds request.backoff_max");
         ensure!(matches!(self.live.every_minutes, 1 | 5 | 15), "live.every_minutes must be 1, 5 or 15");
-        let or = |given: u64, own: u64| if given == 0 { own } else { given };
         let own = candles.limits();
-        let per_second = or(self.budget.calls_per_second.into(), own.per_second.into());
-        let max_calls = match max_calls.map(str::trim).filter(|text| !text.is_empty()) {
-            Some(text) => text
-                .parse::<u64>()
-                .ok()
-                .filter(|calls| *calls > 0)
-                .with_context(|| format!("{MAX_CALLS_VARIABLE} {text:?} is no number above 0"))?,
-            None => per_second,
+        let mut window = match self.budget.calls_per_second {
+            0 => WindowLimit { calls: own.calls, window: own.within },
+            calls => WindowLimit { calls, window: ONE_SECOND },
         };
-        let calls = u32::try_from(per_second.min(max_calls)).unwrap_or(u32::MAX);
+        if let Some(text) = max_calls.map(str::trim).filter(|text| !text.is_empty()) {
+            let calls = text.parse::<u32>().ok().filter(|calls| *calls > 0);
+            let calls = calls.with_context(|| format!("{MAX_CALLS_VARIABLE} {text:?} is no number above 0"))?;
+            let lower = WindowLimit { calls, window: ONE_SECOND };
+            window = if lower.per_second() < window.per_second() { lower } else { window };
+        }
+        let per_day = if self.budget.calls_per_day == 0 { own.per_day } else { Some(self.budget.calls_per_day) };
         let rest_url = if self.provider.rest_url.is_empty() { provider.rest_url } else { &self.provider.rest_url };
         Ok(Checked {
             provider,
             candles,
             rest_url: rest_url.trim_end_matches('/').to_owned(),
-            limits: Limits {
-                windows: vec![WindowLimit { calls, window: Duration::from_secs(1) }],
-                per_day: Some(or(self.budget.calls_per_day, own.per_day)),
-                call_over_after: self.request.timeout + OVER_AFTER_TIMEOUT,
-            },
+            limits: Limits { windows: vec![window], per_day, call_over_after: self.request.timeout + OVER_AFTER_TIMEOUT },
         })
     }
 }
@@ -241,6 +238,9 @@ mod tests {
         assert_eq!(calls("", Some("5")), 5);
         assert_eq!(calls("", Some("50")), 18);
         assert_eq!(calls("[budget]\ncalls_per_second = 100", Some("")), 100);
+        let kiwoom = |variable| config("[provider]\nname = 'kiwoom'").check(variable).unwrap().limits;
+        let own = WindowLimit { calls: 2, window: Duration::from_secs(2) };
+        assert_eq!((kiwoom(None).windows, kiwoom(Some("1")).windows, kiwoom(None).per_day), (vec![own], vec![own], None));
         assert!(config("").check(Some("0")).is_err() && config("").check(Some("many")).is_err());
     }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use jiff::Span;
 use jiff::civil::Date;
 use marketflow_model::{Calendar, Instrument, Interval, Session, SessionKind, Timestamp};
-use marketflow_pacing::Limits;
+use marketflow_pacing::{Limits, WindowLimit};
 use marketflow_providers::CandlePage;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -58,8 +58,8 @@ pub struct Summary {
     pub calls: u64,
     /// Minutes in which an actively traded instrument trades, over all.
     pub rows_at_most: u64,
-    /// Calls a second.
-    pub calls_per_second: u32,
+    /// Calls a second, in the long run.
+    pub calls_per_second: f64,
     /// Calls a day.
     pub calls_per_day: Option<u64>,
     /// The shortest time the limit allows, answers that take no time.
@@ -121,7 +121,7 @@ impl Plan {
             sessions: self.sessions.len(),
             calls: self.calls(),
             rows_at_most: (slots * self.symbols.len()) as u64,
-            calls_per_second: limits.windows.first().map_or(0, |limit| limit.calls),
+            calls_per_second: limits.windows.iter().map(WindowLimit::per_second).reduce(f64::min).unwrap_or_default(),
             calls_per_day: limits.per_day,
             seconds_at_least: limits.least_time(self.calls()).as_secs_f64(),
         }
@@ -163,7 +163,12 @@ mod tests {
     use std::path::Path;
 
     fn plan(days: u32, until: &str, now: &str) -> anyhow::Result<(Plan, Summary)> {
+        plan_of("kis", days, until, now)
+    }
+
+    fn plan_of(provider: &str, days: u32, until: &str, now: &str) -> anyhow::Result<(Plan, Summary)> {
         let mut config: Config = super::super::DEFAULTS.parse::<toml::Table>().unwrap().try_into().unwrap();
+        provider.clone_into(&mut config.provider.name);
         (config.backfill.days, config.backfill.until) = (days, until.to_owned());
         let checked = config.validate()?;
         let symbols = Symbols::read(&config.provider.symbols, checked.provider, Path::new("/nowhere"))?;
@@ -180,6 +185,14 @@ mod tests {
         assert_eq!(summary.calls, 97 * 20 * 4);
         assert_eq!(summary.rows_at_most, 97 * 20 * 381);
         assert!((summary.seconds_at_least - 431.0).abs() < 0.5, "{}", summary.seconds_at_least);
+    }
+
+    #[test]
+    fn kiwoom_is_asked_once_a_session_and_its_own_limit_makes_half_an_hour_of_them() {
+        let (_, summary) = plan_of("kiwoom", 30, "2026-09-20", "2026-11-20T18:00:00+09:00").unwrap();
+        assert_eq!((summary.symbols, summary.sessions, summary.calls), (97, 20, 97 * 20));
+        assert_eq!((summary.calls_per_second.to_string(), summary.calls_per_day), ("1".into(), None));
+        assert_eq!(summary.seconds_at_least.to_string(), "1938");
     }
 
     #[test]

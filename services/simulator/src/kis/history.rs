@@ -1,10 +1,10 @@
-//! Minutes of any instrument on any day, as KIS's chart calls show them.
+//! Minutes of any instrument on any day, as the chart calls of both brokers show them.
 //!
 //! What the tape plays is folded from its trades, as far as they have happened. Every other day and code is made up minute by minute from the
 //! seed, the code and the date, so that 97 instruments over 30 days need no memory: prices stand on the tick table within 30 % of the close of
 //! the session before, which is what the neighbouring day says too.
 //!
-//! Next: `quotations.rs`.
+//! Next: `quotations.rs`, `../kiwoom/rest.rs`.
 
 use super::{limits, on_tick, tick};
 use crate::config::KisConfig;
@@ -118,7 +118,7 @@ fn of_tape(market: &Market, midnight: i64) -> (Vec<MinuteRow>, bool) {
 fn made_up(config: &KisConfig, seed: u64, market: Option<&Market>, code: &str, date: Date, hours: Hours) -> Vec<MinuteRow> {
     let place = [seed::of_text(code), seed::of_text(&date.to_string())];
     let mut random = ChaCha8Rng::seed_from_u64(seed::mix(seed, &[11, place[0], place[1]]));
-    let base = close(config, seed, market, code, before(config, date));
+    let base = base(config, seed, market, code, date);
     let target = close(config, seed, market, code, date);
     let (highest, lowest) = limits(base);
     // Busy instruments trade each minute, quiet ones leave some out.
@@ -151,6 +151,11 @@ fn made_up(config: &KisConfig, seed: u64, market: Option<&Market>, code: &str, d
     }
     push(&mut random, hours.close, [target; 4], 50);
     rows
+}
+
+/// The close of the session before a date, by which the day's limits and signs go.
+pub fn base(config: &KisConfig, seed: u64, market: Option<&Market>, code: &str, date: Date) -> i64 {
+    close(config, seed, market, code, before(config, date))
 }
 
 /// The session before a date.

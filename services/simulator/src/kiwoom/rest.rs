@@ -3,8 +3,9 @@
 
 use super::{change, signed};
 use crate::config::KiwoomConfig;
+use crate::kis::history::{self, MinuteRow};
 use crate::kis::socket::{korean, percent, whole};
-use crate::market::{Market, Trade, Venue};
+use crate::market::{Market, Venue};
 use crate::seed;
 use crate::simulation::Simulation;
 use axum::Router;
@@ -13,8 +14,10 @@ use axum::extract::{OriginalUri, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use jiff::Span;
+use jiff::civil::Date;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,7 +25,6 @@ use std::time::{Duration, Instant};
 type Shared = State<Arc<Simulation>>;
 
 const DONE: &str = "정상적으로 처리되었습니다";
-const MINUTE_US: i64 = 60_000_000;
 /// Calls and the paths they belong to.
 const CALLS: &[(&str, &str)] = &[
     ("ka10080", "/api/dostk/chart"),
@@ -47,6 +49,7 @@ pub struct Ledger {
     tokens: Mutex<HashMap<String, (String, Instant)>>,
     customers: Mutex<HashMap<String, Customer>>,
     issued: AtomicU64,
+    calls: AtomicU64,
     excess: AtomicU64,
 }
 
@@ -81,6 +84,11 @@ impl Ledger {
         self.excess.load(Ordering::Relaxed)
     }
 
+    /// How many calls were let through.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
     fn customer(&self, token: &str) -> Option<String> {
         lock(&self.tokens).get(token).filter(|(_, ends)| Instant::now() < *ends).map(|(app_key, _)| app_key.clone())
     }
@@ -104,6 +112,7 @@ impl Ledger {
             && within(&mut customer.calls, Duration::from_secs(1), config.calls_per_second)
             && within(own, config.calls_of_one_within, config.calls_of_one);
         if fits {
+            self.calls.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
         self.count_excess();
@@ -208,7 +217,6 @@ async fn call(
 ) -> Result<Response, Refusal> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let api_id = header("api-id").to_owned();
-    let wrong = |words: &str| refusal(StatusCode::OK, 2, words);
     if api_id.is_empty() {
         return Err(wrong("API ID가 없습니다[1501:API ID가 Null이거나 값이 없습니다]"));
     }
@@ -245,48 +253,95 @@ async fn call(
     Ok(response)
 }
 
-/// The market of the code asked for, by itself or with a suffix for the exchange.
+/// The code asked for, by itself or with a suffix for the exchange.
+fn code(request: &Value) -> Result<&str, Refusal> {
+    let code = request["stk_cd"].as_str().filter(|code| !code.is_empty());
+    let code = code.ok_or_else(|| wrong("입력값이 올바르지 않습니다[1511:필수 입력 파라미터가 누락되었습니다. stk_cd]"))?;
+    Ok(code.strip_suffix("_AL").unwrap_or(code))
+}
+
+fn wrong(words: &str) -> Refusal {
+    refusal(StatusCode::OK, 2, words)
+}
+
+fn unknown() -> Refusal {
+    wrong("종목정보가 없습니다[1902:종목 정보가 없습니다]")
+}
+
+/// The market of the code asked for.
 fn find<'a>(simulation: &'a Simulation, request: &Value) -> Result<&'a Market, Refusal> {
-    let Some(code) = request["stk_cd"].as_str().filter(|code| !code.is_empty()) else {
-        return Err(refusal(StatusCode::OK, 2, "입력값이 올바르지 않습니다[1511:필수 입력 파라미터가 누락되었습니다. stk_cd]"));
-    };
-    let found = code.strip_suffix("_AL").unwrap_or(code);
-    let index = simulation.hub.find(Venue::Kis, found);
-    let index = index.ok_or_else(|| refusal(StatusCode::OK, 2, "종목정보가 없습니다[1902:종목 정보가 없습니다]"))?;
+    let index = simulation.hub.find(Venue::Kis, code(request)?).ok_or_else(unknown)?;
     Ok(&simulation.hub.markets[index])
 }
 
-/// `ka10080`: minutes, newest first, over days; the running one too.
+/// `ka10080`: minutes, newest first, over days; the running one too. Of any code: what no tape plays is made up as KIS tells it
+/// (`../kis/history.rs`), for both tell one exchange.
 fn minutes(simulation: &Simulation, request: &Value, from: &str) -> Result<Page, Refusal> {
-    let market = find(simulation, request)?;
+    let (code, config) = (code(request)?, &simulation.config);
+    if code.len() != 6 || config.kis.unlisted.iter().any(|unlisted| unlisted == code) {
+        return Err(unknown());
+    }
     let scope: i64 = request["tic_scope"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
     if ![1, 3, 5, 10, 15, 30, 45, 60].contains(&scope) {
-        return Err(refusal(
-            StatusCode::OK,
-            2,
-            "입력값이 올바르지 않습니다[1511:필수 입력 파라미터가 누락되었습니다. tic_scope]",
-        ));
+        return Err(wrong("입력값이 올바르지 않습니다[1511:필수 입력 파라미터가 누락되었습니다. tic_scope]"));
     }
-    let until = request["base_dt"].as_str().filter(|text| !text.is_empty()).unwrap_or("99999999").to_owned();
-    let mut rows: BTreeMap<i64, Row> = BTreeMap::new();
-    market.happened(|trades| {
-        for (at, trade) in trades.iter().enumerate() {
-            let label = trade.time_us.div_euclid(scope * MINUTE_US) * scope * MINUTE_US;
-            let volume = market.day.after(at).map_or(0, |totals| totals.volume);
-            rows.entry(label).or_insert_with(|| Row::of(trade)).take(trade, volume);
+    let today = history::date_of(simulation.clock.now_us());
+    let date_in = |text: &str| Date::strptime("%Y%m%d", text).ok();
+    let mut date = match request["base_dt"].as_str().filter(|text| !text.is_empty()) {
+        Some(text) => {
+            date_in(text).ok_or_else(|| wrong("입력값이 올바르지 않습니다[1517:입력 값 형식이 올바르지 않습니다]"))?.min(today)
         }
+        None => today,
+    };
+    // The name of a page is the last minute shown before it.
+    if let Some(shown) = from.get(..8).and_then(date_in) {
+        date = date.min(shown);
+    }
+    let size = config.kiwoom.chart_rows;
+    let oldest = today.saturating_sub(Span::new().days(config.kiwoom.chart_days));
+    let mut rows: Vec<Row> = Vec::new();
+    while rows.len() <= size && date >= oldest {
+        let older = |row: &Row| from.is_empty() || row.label.as_str() < from;
+        rows.extend(day(simulation, code, date, scope).into_iter().rev().filter(older));
+        date = date.saturating_sub(Span::new().days(1));
+    }
+    let next = (rows.len() > size).then(|| rows[size - 1].label.clone());
+    let shown: Vec<Value> = rows.iter().take(size).map(Row::told).collect();
+    Ok(Page { body: json!({"stk_cd": code, "stk_min_pole_chart_qry": shown}), next })
+}
+
+/// A day's rows of so many minutes each, oldest first.
+fn day(simulation: &Simulation, code: &str, date: Date, scope: i64) -> Vec<Row> {
+    let (config, markets) = (&simulation.config, &simulation.hub.markets);
+    let market = simulation.hub.find(Venue::Kis, code).map(|index| &markets[index]);
+    let base = history::base(&config.kis, config.seed, market, code, date);
+    // A tape that begins in the middle of the day keeps the day's sums.
+    let is_played = |market: &&Market| market.trades().first().is_some_and(|trade| history::date_of(trade.time_us) == date);
+    let mut day_volume = market.filter(is_played).map_or(0, |market| {
+        let first = market.trades().first().map_or(0, |trade| whole(trade.size()));
+        market.day.after(0).map_or(0, |totals| totals.volume - first)
     });
-    let base = market.day.base;
-    let labelled = rows.iter().rev().map(|(at, row)| (korean(*at, "%Y%m%d%H%M%S"), row));
-    let wanted: Vec<_> =
-        labelled.filter(|(label, _)| label[..8] <= until[..] && (from.is_empty() || label.as_str() < from)).collect();
-    let size = simulation.config.kiwoom.chart_rows;
-    let next = (wanted.len() > size).then(|| wanted[size - 1].0.clone());
-    let shown: Vec<Value> = wanted.iter().take(size).map(|(label, row)| row.told(label, base)).collect();
-    Ok(Page { body: json!({"stk_cd": market.upper, "stk_min_pole_chart_qry": shown}), next })
+    let mut rows: Vec<Row> = Vec::new();
+    for minute in history::minutes(&config.kis, config.seed, markets, code, date, simulation.clock.now_us()) {
+        let second = minute.second.div_euclid(scope * 60) * scope * 60;
+        let label = format!("{}{:02}{:02}00", date.strftime("%Y%m%d"), second / 3_600, second / 60 % 60);
+        day_volume += minute.volume;
+        if rows.last().is_none_or(|row| row.label != label) {
+            let [open, high, low, close] = minute.prices;
+            rows.push(Row { label, base, open, high, low, close, volume: 0, day_volume });
+        }
+        if let Some(row) = rows.last_mut() {
+            row.take(&minute, day_volume);
+        }
+    }
+    rows
 }
 
 struct Row {
+    /// `YYYYMMDDHHMMSS`, its first minute.
+    label: String,
+    /// The close of the session before.
+    base: i64,
     open: i64,
     high: i64,
     low: i64,
@@ -296,23 +351,20 @@ struct Row {
 }
 
 impl Row {
-    fn of(trade: &Trade) -> Row {
-        let price = whole(trade.price());
-        Row { open: price, high: price, low: price, close: price, volume: 0, day_volume: 0 }
-    }
-
-    fn take(&mut self, trade: &Trade, day_volume: i64) {
-        let price = whole(trade.price());
-        (self.high, self.low, self.close) = (self.high.max(price), self.low.min(price), price);
-        self.volume += whole(trade.size());
+    fn take(&mut self, minute: &MinuteRow, day_volume: i64) {
+        let [_, high, low, close] = minute.prices;
+        (self.high, self.low, self.close) = (self.high.max(high), self.low.min(low), close);
+        self.volume += minute.volume;
         self.day_volume = day_volume;
     }
 
-    fn told(&self, label: &str, base: i64) -> Value {
-        let (sign, change) = change(self.close, base);
+    fn told(&self) -> Value {
+        let Row { label, base, .. } = self;
+        let (sign, change) = change(self.close, *base);
+        let price = |price: i64| signed(price, *base);
         json!({
-            "cur_prc": signed(self.close, base), "trde_qty": self.volume.to_string(), "cntr_tm": label,
-            "open_pric": signed(self.open, base), "high_pric": signed(self.high, base), "low_pric": signed(self.low, base),
+            "cur_prc": price(self.close), "trde_qty": self.volume.to_string(), "cntr_tm": label,
+            "open_pric": price(self.open), "high_pric": price(self.high), "low_pric": price(self.low),
             "acc_trde_qty": self.day_volume.to_string(), "pred_pre": change, "pred_pre_sig": sign,
         })
     }
