@@ -5,7 +5,7 @@ WORKDIR /source
 COPY . .
 RUN cargo build --release --locked --workspace --bins \
     && mkdir /programs \
-    && cp target/release/marketflow target/release/tick-producer target/release/candle-producer target/release/flow-producer target/release/processor target/release/sink target/release/simulator /programs/
+    && cp target/release/marketflow target/release/tick-producer target/release/candle-producer target/release/flow-producer target/release/processor target/release/sink target/release/archiver target/release/simulator /programs/
 
 FROM debian:bookworm-slim
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends ca-certificates libssl3 tzdata zlib1g \

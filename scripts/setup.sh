@@ -44,7 +44,7 @@ main() {
     artifact chdb     "ClickHouse engine libchdb 26.7.3 (178 MB)"  fetch_chdb
     artifact tape     "recorded trades of 2013 (1 MB)"             fetch_tape
     if $for_tests; then
-        artifact python   "Python clients for the tests (200 MB)"      fetch_python   "$pins/requirements.txt"
+        artifact python   "Python clients for the tests (400 MB)"      fetch_python   "$pins/requirements.txt"
         have promtool || artifact promtool "promtool, out of Debian's prometheus (20 MB)" fetch_promtool
     fi
     rm -rf "$scratch"

@@ -11,7 +11,7 @@ use std::process::Command;
 const PURE: [&str; 6] = ["model", "providers", "pacing", "contract", "engine", "oracle"];
 
 /// Which of our crates a library may use. Services may use any of them, but never another service.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("model", &[]),
     ("providers", &["model"]),
     ("pacing", &["model"]),
@@ -20,6 +20,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("oracle", &["model"]),
     ("kafka", &["model", "contract"]),
     ("clickhouse", &["model"]),
+    ("archive", &["model", "contract", "runtime"]),
     ("runtime", &[]),
     ("stack", &[]),
 ];

@@ -3,14 +3,14 @@
 //! Next: `services/producer/src/candles/mod.rs`.
 
 use super::connection;
+use super::sibling::{exit_of, sibling};
 use crate::console::say;
-use anyhow::{Context, bail};
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use marketflow_runtime::Exit;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 /// Of which symbols and days; the same for all verbs.
@@ -123,7 +123,7 @@ pub(crate) fn run(
     settings: &[(&str, String)],
     mut plan_said: impl FnMut(&Plan),
 ) -> anyhow::Result<Left> {
-    let mut command = Command::new(program()?);
+    let mut command = sibling("candle-producer")?;
     let symbols = format!("[{}]", wanted.symbols.iter().map(|symbol| format!("{symbol:?}")).collect::<Vec<_>>().join(","));
     let given = [("provider.rest_url", &wanted.rest_url), ("clock.source", &wanted.clock)];
     let mut all = vec![
@@ -139,15 +139,6 @@ pub(crate) fn run(
     let all = all.into_iter().map(|(key, value)| format!("{key}={value}"));
     for setting in all.chain(wanted.settings.iter().cloned()) {
         command.arg("--set").arg(setting);
-    }
-    // One environment serves all our programs; this one would not know these keys.
-    for (name, _) in std::env::vars_os() {
-        if ["CLICKHOUSE", "RETENTION"]
-            .iter()
-            .any(|section| name.to_string_lossy().starts_with(&format!("MARKETFLOW__{section}__")))
-        {
-            command.env_remove(name);
-        }
     }
     if mode != "plan" {
         connection::room()?;
@@ -170,24 +161,8 @@ pub(crate) fn run(
         }
     }
     bar.finish_and_clear();
-    left.exit = match child.wait()?.code() {
-        Some(0) => Exit::Ok,
-        Some(64) => Exit::Usage,
-        Some(69) => Exit::Unreachable,
-        Some(70) => Exit::Fatal,
-        Some(75) => Exit::TryAgain,
-        Some(130) | None => Exit::Interrupted,
-        Some(_) => Exit::Failed,
-    };
+    left.exit = exit_of(child.wait()?);
     Ok(left)
-}
-
-fn program() -> anyhow::Result<PathBuf> {
-    let path = std::env::current_exe().context("where this program is")?.with_file_name("candle-producer");
-    if !path.is_file() {
-        bail!("{} is not there; `make build` builds it", path.display());
-    }
-    Ok(path)
 }
 
 fn show(bar: &ProgressBar, progress: &Progress) {

@@ -3,6 +3,7 @@
 //! A verb is a module with `pub struct Args` (its arguments; the doc comment is its help) and `pub fn run(Args) -> anyhow::Result<Exit>`,
 //! plus its two lines here.
 
+pub mod archive;
 pub mod audit;
 pub mod backfill;
 pub mod backup;
@@ -16,6 +17,7 @@ pub mod dlq;
 pub mod doctor;
 pub mod down;
 pub mod explain;
+pub mod export;
 pub mod flows;
 pub mod import;
 pub mod logs;
@@ -26,6 +28,7 @@ mod query;
 pub mod reconcile;
 pub mod replay;
 pub mod restore;
+mod sibling;
 pub mod sql;
 pub mod status;
 mod status_watch;
@@ -80,6 +83,8 @@ commands! {
     Tail(tail),
     Dlq(dlq),
     Sql(sql),
+    Archive(archive),
+    Export(export),
     Backup(backup),
     Restore(restore),
     Completion(completion),

@@ -6,12 +6,12 @@
 //! Next: `../../../sink/src/assignment.rs`.
 
 use super::backup::manifest::{Manifest, Table, marks};
-use super::backup::place::{Place, Unpacked};
 use super::backup::{ANSWER_WITHIN, SINK_GROUP, attach, count, listed, not_spread, table_beside, tables, told, verified};
 use super::connection::{self, with_exit};
 use super::query;
 use crate::console::{block_on, line, say};
 use anyhow::{Context, anyhow, ensure};
+use marketflow_archive::{Place, Unpacked};
 use marketflow_clickhouse::{ClickHouse, migrations};
 use marketflow_contract::topics;
 use marketflow_kafka::{KafkaConfig, Reader, TopicPartition, admin, members, set_committed};
@@ -141,7 +141,7 @@ async fn fill_table(clickhouse: &ClickHouse, place: &Place, table: &Table) -> an
         table_beside(clickhouse, &table.name, &beside, "").await?;
         let statement = format!("INSERT INTO {beside} ({}) FORMAT Native", listed(&table.columns));
         let mut upload = clickhouse.upload(&format!("insert the rows of {}", file.path), &statement);
-        let (mut packed, mut unpacked) = (place.read(file).await?, Unpacked::new()?);
+        let (mut packed, mut unpacked) = (place.read(&file.stored()).await?, Unpacked::new()?);
         while let Some(piece) = packed.next().await? {
             let rows = unpacked.unpack(&piece)?;
             if !rows.is_empty() {

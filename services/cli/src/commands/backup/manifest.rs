@@ -2,10 +2,13 @@
 
 use super::super::query::texts;
 use anyhow::Context;
+use marketflow_archive::{Place, Stored};
 use marketflow_clickhouse::ClickHouse;
+use marketflow_runtime::{Exit, ExitContext};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+const NAME: &str = "manifest.json";
 /// Of this layout.
 pub(crate) const FORMAT: u32 = 1;
 
@@ -70,7 +73,24 @@ pub(crate) struct Mark {
     pub(crate) offset: i64,
 }
 
+impl File {
+    pub(crate) fn stored(&self) -> Stored {
+        Stored { path: self.path.clone(), bytes: self.bytes, sha256: self.sha256.clone() }
+    }
+}
+
 impl Manifest {
+    /// What stands there; `None` without a manifest, which is written last: then nothing there is a backup.
+    pub(crate) async fn read(place: &Place) -> anyhow::Result<Option<Self>> {
+        let Some(text) = place.get(NAME).await? else { return Ok(None) };
+        serde_json::from_slice(&text).context("the manifest is not readable").map(Some).exit(Exit::CheckSaidNo)
+    }
+
+    /// Makes a backup of what stands there.
+    pub(crate) async fn seal(&self, place: &Place) -> anyhow::Result<()> {
+        place.put(NAME, serde_json::to_vec_pretty(self)?.into()).await
+    }
+
     pub(crate) fn files(&self) -> impl Iterator<Item = &File> {
         self.tables.iter().flat_map(|table| &table.files)
     }

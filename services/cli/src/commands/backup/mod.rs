@@ -7,18 +7,17 @@
 //! Next: `manifest.rs`, then `../restore.rs`.
 
 pub(super) mod manifest;
-pub(super) mod place;
 
 use super::connection::{self, with_exit};
 use super::query::{self, texts};
 use crate::console::{block_on, line, say};
 use anyhow::{Context, bail};
 use manifest::{FORMAT, File, Manifest, Position, Table, marks};
+use marketflow_archive::Place;
 use marketflow_clickhouse::{ClickHouse, migrations};
 use marketflow_contract::topics;
 use marketflow_kafka::{KafkaConfig, TopicPartition, admin, committed};
 use marketflow_runtime::{Exit, ExitContext};
-use place::Place;
 use std::time::Duration;
 
 pub(super) const SINK_GROUP: &str = "marketflow-sink";
@@ -62,7 +61,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         told(&manifest, say("whole", "이상 없음"));
         return Ok(Exit::Ok);
     }
-    if block_on(place.manifest())?.is_some() {
+    if block_on(Manifest::read(&place))?.is_some() {
         return Err(anyhow::anyhow!("there is a backup at {} already", args.to)).exit(Exit::Usage);
     }
     let positions = if args.rows_only { Vec::new() } else { positions(&connection::kafka()?, &args.group)? };
@@ -90,7 +89,7 @@ pub(super) fn not_spread(clickhouse: &ClickHouse) -> anyhow::Result<()> {
 
 /// The manifest of a backup whose files are all as it says.
 pub(super) async fn verified(place: &Place, at: &str) -> anyhow::Result<Manifest> {
-    let Some(manifest) = place.manifest().await? else {
+    let Some(manifest) = Manifest::read(place).await? else {
         return Err(anyhow::anyhow!("there is no backup at {at}: it has no manifest, so writing it was not finished"))
             .exit(Exit::CheckSaidNo);
     };
@@ -99,7 +98,7 @@ pub(super) async fn verified(place: &Place, at: &str) -> anyhow::Result<Manifest
             .exit(Exit::Usage);
     }
     for file in manifest.files() {
-        place.verify(file).await?;
+        place.verify(&file.stored()).await?;
     }
     Ok(manifest)
 }
@@ -143,7 +142,7 @@ async fn take(clickhouse: &ClickHouse, place: &Place, positions: Vec<Position>) 
         positions,
         tables,
     };
-    place.seal(&manifest).await?;
+    manifest.seal(place).await?;
     Ok(manifest)
 }
 

@@ -1,30 +1,48 @@
-//! Where a backup lies: a folder or a bucket. Files are compressed and hashed as they are written, and hashed again as they are read.
+//! Where files lie: a folder or a bucket. A file is there whole or not at all, and is hashed as it is written and as it is read.
+//!
+//! Next: `columns.rs`.
 
-use super::manifest::{File, Manifest};
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
 use marketflow_runtime::{Exit, ExitContext};
 use object_store::buffered::BufWriter;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{Error, ObjectStore, ObjectStoreExt, PutPayload, parse_url_opts};
+use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload, parse_url_opts};
 use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 
-const MANIFEST: &str = "manifest.json";
 /// Bytes of one part of an upload; a store takes 10,000 parts, which makes 320 GB of a compressed file.
 const PART_BYTES: usize = 32 << 20;
 const PARTS_AT_ONCE: usize = 2;
 const ZSTD_LEVEL: i32 = 1;
 
 /// A folder, or a prefix in a bucket.
-pub(crate) struct Place {
+pub struct Place {
     store: Arc<dyn ObjectStore>,
     root: Path,
+}
+
+/// A file as a manifest has it.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Below the place.
+    pub path: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Of its bytes, in hex.
+    pub sha256: String,
+}
+
+impl Stored {
+    /// What these bytes are, at this path.
+    pub fn of(path: String, bytes: &[u8]) -> Self {
+        Self { path, bytes: bytes.len() as u64, sha256: hex::encode(Sha256::digest(bytes)) }
+    }
 }
 
 impl Place {
@@ -32,7 +50,7 @@ impl Place {
     ///
     /// # Errors
     /// 64 when it is neither.
-    pub(crate) fn open(at: &str, new: bool) -> anyhow::Result<Self> {
+    pub fn open(at: &str, new: bool) -> anyhow::Result<Self> {
         if at.contains("://") {
             let url = reqwest::Url::parse(at).with_context(|| format!("{at} is no URL")).exit(Exit::Usage)?;
             let variables = std::env::vars().filter(|(name, _)| name.starts_with("AWS_"));
@@ -44,37 +62,71 @@ impl Place {
         }
         let store = LocalFileSystem::new_with_prefix(at)
             .map(|store| store.with_fsync(true))
-            .with_context(|| format!("there is no backup at {at}"))
+            .with_context(|| format!("there is no folder {at}"))
             .exit(Exit::Usage)?;
         Ok(Self { store: Arc::new(store), root: Path::default() })
     }
 
-    /// What stands here; `None` without a manifest, which is written last: then nothing here is a backup.
-    pub(crate) async fn manifest(&self) -> anyhow::Result<Option<Manifest>> {
-        match self.store.get(&self.path(MANIFEST)).await {
-            Ok(found) => {
-                let manifest = serde_json::from_slice(&found.bytes().await?).context("the manifest is not readable");
-                manifest.map(Some).exit(Exit::CheckSaidNo)
-            }
+    /// A whole file; `None` where there is none.
+    ///
+    /// # Errors
+    /// 69 when the place does not answer.
+    pub async fn get(&self, path: &str) -> anyhow::Result<Option<Bytes>> {
+        match self.store.get(&self.path(path)).await {
+            Ok(found) => Ok(Some(found.bytes().await.with_context(|| format!("cannot read {path}")).exit(Exit::Unreachable)?)),
             Err(Error::NotFound { .. }) => Ok(None),
-            Err(problem) => Err(problem).context("cannot read the manifest").exit(Exit::Unreachable),
+            Err(problem) => Err(problem).with_context(|| format!("cannot read {path}")).exit(Exit::Unreachable),
         }
     }
 
-    pub(crate) async fn seal(&self, manifest: &Manifest) -> anyhow::Result<()> {
-        let text = serde_json::to_vec_pretty(manifest)?;
-        self.store.put(&self.path(MANIFEST), PutPayload::from(text)).await.context("cannot write the manifest")?;
+    /// Writes a whole file, in the stead of what is there.
+    ///
+    /// # Errors
+    /// The place's.
+    pub async fn put(&self, path: &str, bytes: Bytes) -> anyhow::Result<()> {
+        self.store.put(&self.path(path), PutPayload::from(bytes)).await.with_context(|| format!("cannot write {path}"))?;
         Ok(())
     }
 
-    pub(crate) fn create(&self, path: &str) -> anyhow::Result<Writer> {
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// The place's.
+    pub async fn remove(&self, path: &str) -> anyhow::Result<()> {
+        self.store.delete(&self.path(path)).await.with_context(|| format!("cannot remove {path}"))
+    }
+
+    /// The paths of all files below a folder, sorted.
+    ///
+    /// # Errors
+    /// The place's.
+    pub async fn list(&self, folder: &str) -> anyhow::Result<Vec<String>> {
+        let below = self.path(folder);
+        let found: Vec<ObjectMeta> =
+            self.store.list(Some(&below)).try_collect().await.with_context(|| format!("cannot list {folder}"))?;
+        let depth = self.root.parts().count();
+        let path = |whole: &Path| Path::from_iter(whole.parts().skip(depth)).to_string();
+        let mut paths: Vec<String> = found.iter().map(|object| path(&object.location)).collect();
+        paths.sort();
+        Ok(paths)
+    }
+
+    /// Begins a file that is packed by zstd and written in parts.
+    ///
+    /// # Errors
+    /// None in practice: packing begins with nothing.
+    pub fn create(&self, path: &str) -> anyhow::Result<Writer> {
         let upload =
             BufWriter::with_capacity(self.store.clone(), self.path(path), PART_BYTES).with_max_concurrency(PARTS_AT_ONCE);
         let encoder = zstd::stream::write::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
         Ok(Writer { upload, encoder, hash: Sha256::new(), bytes: 0 })
     }
 
-    pub(crate) async fn read(&self, file: &File) -> anyhow::Result<Reader> {
+    /// Begins to read a file.
+    ///
+    /// # Errors
+    /// 2 when it is not there.
+    pub async fn read(&self, file: &Stored) -> anyhow::Result<Reader> {
         let found = self.store.get(&self.path(&file.path)).await.with_context(|| format!("cannot read {}", file.path));
         Ok(Reader { file: file.clone(), pieces: found.exit(Exit::CheckSaidNo)?.into_stream(), hash: Sha256::new(), bytes: 0 })
     }
@@ -83,7 +135,7 @@ impl Place {
     ///
     /// # Errors
     /// 2 when it is missing or not as the manifest says.
-    pub(crate) async fn verify(&self, file: &File) -> anyhow::Result<()> {
+    pub async fn verify(&self, file: &Stored) -> anyhow::Result<()> {
         let mut reader = self.read(file).await?;
         while reader.next().await?.is_some() {}
         reader.check()
@@ -95,7 +147,7 @@ impl Place {
 }
 
 /// A file being written.
-pub(crate) struct Writer {
+pub struct Writer {
     upload: BufWriter,
     encoder: zstd::stream::write::Encoder<'static, Vec<u8>>,
     hash: Sha256,
@@ -103,14 +155,21 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) async fn write(&mut self, piece: &[u8]) -> anyhow::Result<()> {
+    /// Appends what is not packed yet.
+    ///
+    /// # Errors
+    /// The place's.
+    pub async fn write(&mut self, piece: &[u8]) -> anyhow::Result<()> {
         self.encoder.write_all(piece)?;
         let packed = std::mem::take(self.encoder.get_mut());
         self.put(packed).await
     }
 
     /// Bytes written and their SHA-256.
-    pub(crate) async fn finish(mut self) -> anyhow::Result<(u64, String)> {
+    ///
+    /// # Errors
+    /// The place's.
+    pub async fn finish(mut self) -> anyhow::Result<(u64, String)> {
         self.encoder.do_finish()?;
         let packed = std::mem::take(self.encoder.get_mut());
         self.put(packed).await?;
@@ -129,15 +188,19 @@ impl Writer {
 }
 
 /// A file being read, as it lies there: packed.
-pub(crate) struct Reader {
-    file: File,
+pub struct Reader {
+    file: Stored,
     pieces: BoxStream<'static, object_store::Result<Bytes>>,
     hash: Sha256,
     bytes: u64,
 }
 
 impl Reader {
-    pub(crate) async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
+    /// What comes next; `None` at the end.
+    ///
+    /// # Errors
+    /// The place's.
+    pub async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
         let Some(piece) = self.pieces.next().await else { return Ok(None) };
         let piece = piece.with_context(|| format!("cannot read {}", self.file.path))?;
         self.hash.update(&piece);
@@ -146,7 +209,10 @@ impl Reader {
     }
 
     /// After the last piece: whether the file is the one that was written.
-    pub(crate) fn check(self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// 2 when it is not.
+    pub fn check(self) -> anyhow::Result<()> {
         let Self { file, hash, bytes, .. } = self;
         let check = || {
             ensure!(bytes == file.bytes, "{} has {bytes} bytes, the manifest says {}", file.path, file.bytes);
@@ -159,14 +225,22 @@ impl Reader {
 }
 
 /// Unpacks what a [`Reader`] gives.
-pub(crate) struct Unpacked(zstd::stream::write::Decoder<'static, Vec<u8>>);
+pub struct Unpacked(zstd::stream::write::Decoder<'static, Vec<u8>>);
 
 impl Unpacked {
-    pub(crate) fn new() -> anyhow::Result<Self> {
+    /// With nothing in it.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn new() -> anyhow::Result<Self> {
         Ok(Self(zstd::stream::write::Decoder::new(Vec::new())?))
     }
 
-    pub(crate) fn unpack(&mut self, piece: &[u8]) -> anyhow::Result<Bytes> {
+    /// What a piece unpacks to, as far as it goes.
+    ///
+    /// # Errors
+    /// What is no zstd.
+    pub fn unpack(&mut self, piece: &[u8]) -> anyhow::Result<Bytes> {
         self.0.write_all(piece)?;
         self.0.flush()?;
         Ok(std::mem::take(self.0.get_mut()).into())
