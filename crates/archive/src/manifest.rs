@@ -5,7 +5,7 @@
 //!
 //! Next: `csv.rs`.
 
-use crate::{Place, Stored};
+use crate::Place;
 use anyhow::{Context, ensure};
 use marketflow_runtime::{Exit, ExitContext};
 use serde::{Deserialize, Serialize};
@@ -63,13 +63,6 @@ pub struct Skipped {
     pub redriven: u64,
     /// No record; the sink sets them aside with their bytes.
     pub undecodable: u64,
-}
-
-impl ArchivedFile {
-    /// What its bytes have to be.
-    pub fn stored(&self) -> Stored {
-        Stored { path: self.path.clone(), bytes: self.bytes, sha256: self.sha256.clone() }
-    }
 }
 
 impl Manifest {

@@ -4,14 +4,12 @@ use anyhow::{Context, ensure};
 use marketflow_archive::{Layout, layout_of};
 use marketflow_contract::topics;
 use marketflow_kafka::{KafkaConfig, RegistryConfig};
-use marketflow_providers::series::{Market, Series};
+use marketflow_providers::series::{Market, SeriesSet};
 use marketflow_runtime::{AdminConfig, LogConfig};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
-
-const BUILT_IN: &str = include_str!("../../flow-producer/series.toml");
 
 /// Everything the archiver is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -81,19 +79,12 @@ impl ArchiveConfig {
     /// # Errors
     /// A file that is not there or no set of series.
     pub fn markets(&self) -> anyhow::Result<Markets> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct SeriesSet {
-            series: Vec<Series>,
-        }
         let (name, text) = if self.series.as_os_str().is_empty() {
-            ("the built-in series".to_owned(), BUILT_IN.to_owned())
+            ("the built-in series".to_owned(), SeriesSet::BUILT_IN.to_owned())
         } else {
             let path = self.series.display();
-            (
-                path.to_string(),
-                std::fs::read_to_string(&self.series).with_context(|| format!("cannot read {path} (archive.series)"))?,
-            )
+            let text = std::fs::read_to_string(&self.series).with_context(|| format!("cannot read {path} (archive.series)"))?;
+            (path.to_string(), text)
         };
         let set: SeriesSet = toml::from_str(&text).with_context(|| format!("{name} is no set of series"))?;
         let mut markets = Markets::new();

@@ -4,14 +4,12 @@ use anyhow::{Context, bail, ensure};
 use marketflow_kafka::{KafkaConfig, RegistryConfig};
 use marketflow_model::Month;
 use marketflow_providers::Secret;
-use marketflow_providers::series::{self, Market, Series, Source};
+use marketflow_providers::series::{self, Market, Series, SeriesSet, Source};
 use marketflow_runtime::{AdminConfig, LogConfig, setting};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
-
-const BUILT_IN: &str = include_str!("../series.toml");
 
 /// Everything the flow-producer is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -103,13 +101,6 @@ fn month_or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<M
     text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
-/// A set of series, as its file has it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SeriesSet {
-    series: Vec<Series>,
-}
-
 /// Where the service writes.
 #[derive(Clone, Debug)]
 pub struct Files {
@@ -150,7 +141,7 @@ impl Config {
         }
 
         let (name, text) = if collect.series.as_os_str().is_empty() {
-            ("the built-in series".to_owned(), BUILT_IN.to_owned())
+            ("the built-in series".to_owned(), SeriesSet::BUILT_IN.to_owned())
         } else {
             let path = &collect.series;
             let text =
@@ -209,7 +200,7 @@ mod tests {
 
     #[test]
     fn the_built_in_series_cover_six_markets_and_can_be_asked_for() {
-        let set: SeriesSet = toml::from_str(BUILT_IN).unwrap();
+        let set: SeriesSet = toml::from_str(SeriesSet::BUILT_IN).unwrap();
         let mut markets: Vec<Market> = set.series.iter().map(|series| series.market).collect();
         markets.dedup();
         assert_eq!(markets, Market::ALL);

@@ -9,8 +9,11 @@ mod binance;
 mod frankfurter;
 mod fred;
 mod nasdaq;
+mod set;
 mod yahoo;
 mod zillow;
+
+pub use set::SeriesSet;
 
 use crate::{RestAnswer, RestError, Secret};
 use marketflow_model::{Month, SeriesValue, Timestamp};

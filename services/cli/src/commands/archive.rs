@@ -8,7 +8,7 @@ use super::sibling::{exit_of, sibling};
 use crate::console::{block_on, json, line, progress, say};
 use anyhow::Context;
 use indicatif::ProgressBar;
-use marketflow_archive::{ArchivedFile, Manifest, Place, row_count};
+use marketflow_archive::{ArchivedFile, Manifest, Place, Stored, row_count};
 use marketflow_clickhouse::ClickHouse;
 use marketflow_contract::topics;
 use marketflow_runtime::Exit;
@@ -51,7 +51,7 @@ enum What {
 struct Run {
     #[command(flatten)]
     place: At,
-    /// File of series in the shape of the flow-producer's: which series belongs to which market
+    /// File of series in the shape of schemas/series.toml: which series belongs to which market
     #[arg(long, value_name = "FILE")]
     series: Option<PathBuf>,
     /// Any key of the archiver
@@ -270,9 +270,7 @@ async fn check(place: &Place, clickhouse: Option<&ClickHouse>, manifest: &Manife
     }
     let bar = progress(&of, i64::try_from(manifest.files.len())?);
     for file in &manifest.files {
-        if let Err(problem) = whole(place, file).await {
-            problems.push(format!("{problem:#}"));
-        }
+        problems.extend(wrong(place, file).await?);
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -286,13 +284,20 @@ async fn check(place: &Place, clickhouse: Option<&ClickHouse>, manifest: &Manife
     Ok(Found { place: of, files: manifest.files.len(), rows: manifest.rows(), offsets, problems })
 }
 
-/// Whether a file is the one that was written, and holds as many rows as its manifest says.
-async fn whole(place: &Place, file: &ArchivedFile) -> anyhow::Result<()> {
-    place.verify(&file.stored()).await?;
-    let bytes = place.get(&file.path).await?.context("it is gone")?;
-    let rows = row_count(bytes).with_context(|| file.path.clone())?;
-    anyhow::ensure!(rows == file.rows, "{} holds {rows} rows, its manifest says {}", file.path, file.rows);
-    Ok(())
+/// What is wrong with a file: gone, other bytes, other rows than its manifest says.
+async fn wrong(place: &Place, file: &ArchivedFile) -> anyhow::Result<Option<String>> {
+    let ArchivedFile { path, rows, bytes, sha256, .. } = file;
+    let Some(there) = place.get(path).await? else { return Ok(Some(format!("{path} is gone"))) };
+    let found = Stored::of(path.clone(), &there);
+    Ok(if (found.bytes, &found.sha256) != (*bytes, sha256) {
+        Some(format!("{path} has {} bytes with SHA-256 {}, its manifest says {bytes} with {sha256}", found.bytes, found.sha256))
+    } else {
+        match row_count(there) {
+            Ok(found) if found == *rows => None,
+            Ok(found) => Some(format!("{path} holds {found} rows, its manifest says {rows}")),
+            Err(problem) => Some(format!("{path}: {problem:#}")),
+        }
+    })
 }
 
 /// Where ClickHouse has another number of records in the range of a file.

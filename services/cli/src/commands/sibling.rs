@@ -27,6 +27,7 @@ pub(super) fn sibling(name: &str) -> anyhow::Result<Command> {
 pub(super) fn exit_of(status: ExitStatus) -> Exit {
     match status.code() {
         Some(0) => Exit::Ok,
+        Some(2) => Exit::CheckSaidNo,
         Some(64) => Exit::Usage,
         Some(69) => Exit::Unreachable,
         Some(70) => Exit::Fatal,
