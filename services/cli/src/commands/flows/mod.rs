@@ -1,11 +1,16 @@
-//! `marketflow flows`: months of fund flows from ClickHouse as a table, CSV or JSON.
+//! `marketflow flows`: months of fund flows from ClickHouse as a table, CSV, JSON or a picture.
+//!
+//! Next: `picture.rs`.
 
-use super::bars::{Format, plain};
+pub(crate) mod picture;
+
+use super::bars::plain;
 use super::query::{self, Texts, texts};
 use crate::console::{block_on, json, line};
 use anyhow::Context;
+use marketflow_clickhouse::ClickHouse;
 use marketflow_model::Month;
-use marketflow_runtime::Exit;
+use marketflow_runtime::{Exit, ExitContext};
 use serde::Serialize;
 
 /// Shows the fund flows of markets, month by month
@@ -14,10 +19,14 @@ use serde::Serialize;
 Each market by the method that speaks for it (COMBINED), in the base currency; --method and --currency show other rows. share is the net flow
 in relation to all that flowed in the month; the z-score holds the net flow against the 36 months before. What the numbers mean and what
 they do not: docs/methodology/fund-flows.md.
+svg is a picture: each month of each market by colour, orange for outflow and violet for inflow, and each market's net flow below. Browsers show
+it, and turn it into PNG: chromium --headless --window-size=1280,1060 --screenshot=flows.png flows.svg
 
 Examples:
   marketflow flows --from 2020-01 --to 2020-12
   marketflow flows --market stocks --market bonds --format csv > flows.csv
+  marketflow flows --format svg > flows.svg
+  marketflow flows --format svg --measure share --scope asset_class > classes.svg
   marketflow flows --scope investor_class --method REPORTED --currency KRW")]
 pub struct Args {
     /// Only this market (or name in --scope); may be given more than once
@@ -41,23 +50,43 @@ pub struct Args {
     /// How to print them
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// What the colours of a picture say
+    #[arg(long, value_enum, default_value_t = Measure::ZScore)]
+    measure: Measure,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Format {
+    Table,
+    Csv,
+    Json,
+    Svg,
+}
+
+/// What months are compared by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum Measure {
+    /// The month against the 36 before it
+    ZScore,
+    /// The month in relation to all that flowed in it
+    Share,
 }
 
 /// A month as it is printed.
 #[derive(Clone, PartialEq, Debug, Serialize)]
-struct PrintedFlow {
-    month: String,
-    name: String,
-    inflow: String,
-    outflow: String,
-    net: String,
-    currency: String,
+pub(crate) struct PrintedFlow {
+    pub(crate) month: String,
+    pub(crate) name: String,
+    pub(crate) inflow: String,
+    pub(crate) outflow: String,
+    pub(crate) net: String,
+    pub(crate) currency: String,
     /// −1 to 1.
-    share: Option<f64>,
-    z_score: Option<f64>,
-    input_count: i64,
-    stale: bool,
-    revision: i32,
+    pub(crate) share: Option<f64>,
+    pub(crate) z_score: Option<f64>,
+    pub(crate) input_count: i64,
+    pub(crate) stale: bool,
+    pub(crate) revision: i32,
 }
 
 /// What is read, in the order of [`PrintedFlow::read`].
@@ -69,12 +98,16 @@ const CSV_HEADER: &str = "month,name,inflow,outflow,net,currency,share,z_score,i
 /// Runs the command.
 ///
 /// # Errors
-/// 69 when ClickHouse does not answer.
+/// 2 when there is nothing to draw, 69 when ClickHouse does not answer.
 pub fn run(args: Args) -> anyhow::Result<Exit> {
     let clickhouse = query::clickhouse()?;
     let (sql, parameters) = question(&args);
-    let rows = block_on(texts(&clickhouse, "read flows", &sql, &parameters))?;
-    let flows = rows.into_iter().map(PrintedFlow::read).collect::<anyhow::Result<Vec<_>>>()?;
+    let flows = block_on(read(&clickhouse, &sql, &parameters))?;
+    if flows.is_empty() {
+        eprintln!(
+            "no such flows there; `marketflow sql \"SELECT scope, name, method, currency, count() FROM flow_monthly GROUP BY ALL\"` shows what is"
+        );
+    }
     match args.format {
         Format::Table => line(&table(&flows)),
         Format::Json => json(&flows)?,
@@ -82,13 +115,28 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
             line(CSV_HEADER);
             flows.iter().for_each(|flow| line(&flow.cells().join(",")));
         }
-    }
-    if flows.is_empty() {
-        eprintln!(
-            "no such flows there; `marketflow sql \"SELECT scope, name, method, currency, count() FROM flow_monthly GROUP BY ALL\"` shows what is"
-        );
+        Format::Svg => {
+            let what = format!("{}, {}, {}", args.scope, args.method, args.currency);
+            line(&picture::svg(&flows, &what, args.measure).exit(Exit::CheckSaidNo)?);
+        }
     }
     Ok(Exit::Ok)
+}
+
+/// Months of markets as they are compared by default.
+///
+/// # Errors
+/// 69 when ClickHouse does not answer.
+pub(crate) async fn of_markets(clickhouse: &ClickHouse) -> anyhow::Result<Vec<PrintedFlow>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM flow_monthly WHERE scope = 'market' AND method = 'COMBINED' AND currency = 'USD' ORDER BY month, name"
+    );
+    read(clickhouse, &sql, &[]).await
+}
+
+async fn read(clickhouse: &ClickHouse, sql: &str, parameters: &[(&str, String)]) -> anyhow::Result<Vec<PrintedFlow>> {
+    let rows = texts(clickhouse, "read flows", sql, parameters).await?;
+    rows.into_iter().map(PrintedFlow::read).collect()
 }
 
 /// All months are asked for before some are chosen, so that each is held against those before it.
@@ -151,7 +199,7 @@ impl PrintedFlow {
     }
 }
 
-fn table(flows: &[PrintedFlow]) -> String {
+pub(crate) fn table(flows: &[PrintedFlow]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
     table.set_header(["month", "name", "inflow", "outflow", "net", "", "share %", "z-score", "stale"]);
