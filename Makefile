@@ -71,7 +71,7 @@ up: build ## start the local stack in the background
 down: ## stop the local stack; data stays
 	@if [[ -x $(BIN)/marketflow ]]; then $(BIN)/marketflow down; else echo "nothing was built here, so nothing runs"; fi
 
-demo: build ## a recorded session through the whole path, checked at the end; MARKET=krx a Korean day, LIVE=1 a live one, KEEP=1 leaves it running
+demo: build ## a recorded session through the whole path, checked at the end; MARKET=krx a Korean day, MARKET=flows six markets, LIVE=1 a live one, KEEP=1 leaves it running
 	@$(BIN)/marketflow demo $(if $(MARKET),--market $(MARKET)) $(if $(LIVE),--live) $(if $(KEEP),--keep)
 
 doc: ## build the API documentation

@@ -47,6 +47,11 @@ impl MarketFile {
         self.rows.len()
     }
 
+    /// What they hold, by provider, series and period.
+    pub fn observations(&self) -> impl Iterator<Item = &Observation> {
+        self.rows.values()
+    }
+
     /// Number of rows without a value.
     pub fn missing(&self) -> usize {
         self.rows.values().filter(|row| row.value.is_none()).count()

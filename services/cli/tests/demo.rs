@@ -80,6 +80,32 @@ fn the_korean_day_ends_with_its_gaps_told_and_its_closing_auction_in_a_bar() {
     assert_eq!(closing.len(), 3, "{statement:#}");
 }
 
+/// The collector is killed on the way; what the sources hold stands in Kafka, ClickHouse and Parquet at the end, and in the picture.
+#[test]
+fn ten_years_of_six_markets_end_in_a_checked_statement_and_a_picture() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = start(folder.path(), &["--market", "flows", "--json"]);
+    let status = end(&mut demo);
+    let text = fs::read_to_string(folder.path().join("out")).unwrap();
+    assert_eq!(status.code(), Some(0), "{text}\n{}", fs::read_to_string(folder.path().join("err")).unwrap());
+    let statement: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(statement["ok"], true, "{statement:#}");
+    let number = |place: &str| statement.pointer(place).and_then(Value::as_u64).unwrap_or_default();
+    let months = number("/months");
+    assert_eq!(months % 120, 0, "{statement:#}");
+    assert!((1..months).contains(&number("/killed_at")), "it was not killed on the way: {statement:#}");
+    for check in ["in_kafka", "in_clickhouse", "in_parquet"] {
+        assert_eq!(number(&format!("/findings/{check}/compared")), number("/findings/values"), "{check}: {statement:#}");
+    }
+    assert!(number("/findings/missing") > 0 && number("/findings/flows/compared") > months, "{statement:#}");
+    for market in ["stocks", "bonds", "forex", "crypto", "commodities", "real_estate"] {
+        assert!(folder.path().join(format!("demo/data/{market}.parquet")).exists(), "{market}");
+    }
+    let picture = fs::read_to_string(statement["picture"].as_str().unwrap()).unwrap();
+    assert!(picture.starts_with("<svg") && picture.contains("real estate"), "{picture}");
+}
+
 fn start(folder: &Path, arguments: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_marketflow"));
     command.arg("demo").args(arguments).env("MARKETFLOW_HOME", folder);

@@ -151,7 +151,8 @@ fn archive(args: &Run) -> anyhow::Result<Exit> {
         Some("archive.every=0s".to_owned()),
         // the service itself may run beside this
         Some("admin.listen=127.0.0.1:0".to_owned()),
-        Some("log.level=warn".to_owned()),
+        // what ends a run is told at its end; what the client recovers from is nothing to a person
+        Some(r#"log.level="warn,marketflow_kafka=error""#.to_owned()),
     ];
     for setting in own.into_iter().flatten().chain(args.settings.iter().cloned()) {
         command.arg("--set").arg(setting);
@@ -228,15 +229,7 @@ struct Found {
 fn verify(args: &Verify) -> anyhow::Result<Exit> {
     let at = args.place.place();
     let clickhouse = (!args.files_only).then(query::clickhouse).transpose()?;
-    let place = Place::open(&at, false)?;
-    let found = block_on(async {
-        let manifests = Manifest::read_all(&place).await?;
-        let mut found = Vec::new();
-        for manifest in &manifests {
-            found.push(check(&place, clickhouse.as_ref(), manifest).await?);
-        }
-        Ok(found)
-    })?;
+    let found = block_on(look(&at, clickhouse.as_ref()))?;
     let problems: usize = found.iter().map(|one| one.problems.len()).sum();
     if args.json {
         json(&found)?;
@@ -259,6 +252,22 @@ fn verify(args: &Verify) -> anyhow::Result<Exit> {
         });
     }
     Ok(if problems == 0 && !found.is_empty() { Exit::Ok } else { Exit::CheckSaidNo })
+}
+
+/// Checks everything that is archived there against ClickHouse: records, and what is wrong, in words.
+pub(super) async fn verified(at: &str, clickhouse: &ClickHouse) -> anyhow::Result<(usize, Vec<String>)> {
+    let found = look(at, Some(clickhouse)).await?;
+    let rows: u64 = found.iter().map(|one| one.rows).sum();
+    Ok((usize::try_from(rows)?, found.into_iter().flat_map(|one| one.problems).collect()))
+}
+
+async fn look(at: &str, clickhouse: Option<&ClickHouse>) -> anyhow::Result<Vec<Found>> {
+    let place = Place::open(at, false)?;
+    let mut found = Vec::new();
+    for manifest in &Manifest::read_all(&place).await? {
+        found.push(check(&place, clickhouse, manifest).await?);
+    }
+    Ok(found)
 }
 
 /// A partition's files against their manifest, and against the rows that the sink landed of the same offsets.

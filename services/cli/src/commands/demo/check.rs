@@ -198,7 +198,8 @@ impl Comparison {
         self.different == 0
     }
 
-    fn of(compared: usize, mut lines: Vec<String>) -> Self {
+    /// From the words on each difference.
+    pub(super) fn of(compared: usize, mut lines: Vec<String>) -> Self {
         let different = lines.len();
         lines.truncate(SHOWN);
         Self { compared, different, first: lines }

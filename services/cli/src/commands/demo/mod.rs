@@ -1,12 +1,13 @@
 //! `marketflow demo`: a recorded session through the whole path in a home of its own, checked at the end.
 //!
 //! Read in this order: `plan.rs` (what is played), `watch.rs` (the counters), `render.rs` and `chart.rs` (the live view), `topics.rs` and
-//! `rows.rs` (what stands in Kafka and ClickHouse), `check.rs` (the judgement), `statement.rs` (its words).
+//! `rows.rs` (what stands in Kafka and ClickHouse), `check.rs` (the judgement), `statement.rs` (its words). `flows.rs` is a demo of its own kind.
 //!
 //! Next: `plan.rs`.
 
 mod chart;
 mod check;
+mod flows;
 mod latency;
 mod plan;
 mod render;
@@ -61,6 +62,7 @@ Examples:
   marketflow demo --live --exchange upbit    the same in won
   marketflow demo --market krx           the end of a day of the Korea Exchange at 60x: a halt, an outage, the closing auction
   marketflow demo --market krx --whole-day --speed 600
+  marketflow demo --market flows         ten years of six markets from their sources into Kafka, ClickHouse and Parquet, in about half a minute
   marketflow demo --keep                 leaves Kafka, registry, ClickHouse and the data for you to look at
 Exit codes: 0 every check said yes, 2 a check said no, 69 a part or the exchange is not reachable, 75 an earlier demo still runs.
 The demo has a home of its own, demo/ in the state folder, wiped at the start; it never touches a running `marketflow up`.")]
@@ -68,7 +70,7 @@ pub struct Args {
     /// What is played
     #[arg(long, value_enum, default_value_t = Market::Crypto)]
     market: Market,
-    /// Virtual seconds per second, or max [default: the whole session in about 23 s; krx: 60]
+    /// Virtual seconds per second, or max [default: the whole session in about 23 s; krx: 60; flows has none]
     #[arg(long, value_name = "N|max")]
     speed: Option<String>,
     /// With --market krx: from the opening auction on, not only from 14:45
@@ -107,6 +109,8 @@ enum Market {
     Crypto,
     /// A seeded day of the Korea Exchange, as the broker KIS shows it
     Krx,
+    /// Ten years of months of six markets, as their sources show them
+    Flows,
 }
 
 /// Runs the command.
@@ -115,30 +119,48 @@ enum Market {
 /// 64 for what is missing, 69 for a part that does not start or an exchange that does not answer, 75 when an earlier demo still runs,
 /// 130 when interrupted.
 pub fn run(args: Args) -> anyhow::Result<Exit> {
+    if args.market == Market::Flows {
+        return block_on(perform(flows::Flows::new(&args)?));
+    }
     let plan = Plan::of(&args)?;
-    block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut demo = Demo::new(&args, plan);
-        let stack = tokio::select! {
-            // dropped half way, it ends what it started
-            started = demo.start() => started?,
-            _ = interrupt.recv() => return demo.interrupted(None).await,
-            _ = terminate.recv() => return demo.interrupted(None).await,
-        };
-        let result = tokio::select! {
-            result = demo.play_and_check(&stack) => result,
-            _ = interrupt.recv() => return demo.interrupted(Some(stack)).await,
-            _ = terminate.recv() => return demo.interrupted(Some(stack)).await,
-        };
-        demo.screen.hint(demo.language.pick("stopping …", "정리하는 중 …"));
-        stack.stop().await;
-        demo.conclude(result?).await
-    })
+    block_on(perform(Demo { plan, stage: Stage::new(&args) }))
 }
 
-struct Demo {
-    plan: Plan,
+/// What a demo of any kind does, in this order.
+trait Performance {
+    /// What its end says.
+    type Outcome;
+
+    fn stage(&mut self) -> &mut Stage;
+    /// From an empty home to a session that is about to begin.
+    async fn start(&mut self) -> anyhow::Result<Stack>;
+    async fn play_and_check(&mut self, stack: &Stack) -> anyhow::Result<Self::Outcome>;
+    /// Says what was found and where to look next. The stack has stopped.
+    async fn conclude(&mut self, outcome: Self::Outcome) -> anyhow::Result<Exit>;
+}
+
+async fn perform(mut demo: impl Performance) -> anyhow::Result<Exit> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stack = tokio::select! {
+        // dropped half way, it ends what it started
+        started = demo.start() => started?,
+        _ = interrupt.recv() => return demo.stage().interrupted(None).await,
+        _ = terminate.recv() => return demo.stage().interrupted(None).await,
+    };
+    let result = tokio::select! {
+        result = demo.play_and_check(&stack) => result,
+        _ = interrupt.recv() => return demo.stage().interrupted(Some(stack)).await,
+        _ = terminate.recv() => return demo.stage().interrupted(Some(stack)).await,
+    };
+    let stage = demo.stage();
+    stage.screen.hint(stage.language.pick("stopping …", "정리하는 중 …"));
+    stack.stop().await;
+    demo.conclude(result?).await
+}
+
+/// Where it is played, and who watches.
+struct Stage {
     home: PathBuf,
     ports: Ports,
     language: Language,
@@ -149,11 +171,10 @@ struct Demo {
     starting: Duration,
 }
 
-impl Demo {
-    fn new(args: &Args, plan: Plan) -> Self {
+impl Stage {
+    fn new(args: &Args) -> Self {
         let language = Language::of_user();
         Self {
-            plan,
             home: home_folder().join("demo"),
             ports: Ports::default(),
             language,
@@ -165,16 +186,13 @@ impl Demo {
         }
     }
 
-    /// From an empty home to a session that is about to begin.
-    async fn start(&mut self) -> anyhow::Result<Stack> {
-        if self.plan.live {
-            self.plan.reach_the_exchange(self.language).await?;
-        }
+    /// An empty home, and Kafka, registry and ClickHouse in it, with everything laid out.
+    async fn start(&mut self, headline: &str) -> anyhow::Result<Stack> {
         wipe(&self.home, self.language).await?;
         self.ports = Ports::default_or_free().context("cannot find free ports")?;
         let mut config = StackConfig::new(&self.home);
         config.ports = self.ports;
-        self.screen.say(&self.plan.headline(self.language));
+        self.screen.say(headline);
         self.screen.say(&self.language.pick(
             format!(
                 "  home {}, Kafka 127.0.0.1:{}, registry :{}, ClickHouse :{}",
@@ -197,14 +215,61 @@ impl Demo {
                 "  Kafka, 스키마 레지스트리, ClickHouse 기동 중 …",
             ),
         );
-        let mut stack = Stack::start(config).await.map_err(|error| problem(&error))?;
+        let stack = Stack::start(config).await.map_err(|error| problem(&error))?;
         self.screen.hint(self.language.pick("  topics, schemas, tables …", "  토픽, 스키마, 테이블 준비 중 …"));
         provision::lay_out(&stack.addresses()).await?;
+        Ok(stack)
+    }
+
+    /// Starts a service that is told this beyond its addresses.
+    async fn start_service(&mut self, stack: &mut Stack, name: &str, variables: Vec<(String, String)>) -> anyhow::Result<()> {
+        self.screen.hint(&format!("  {name} …"));
+        let mut spec = stack.service(name).map_err(|error| problem(&error))?;
+        spec.env.extend(variables);
+        stack.start_service(spec).await.map_err(|error| problem(&error))
+    }
+
+    async fn interrupted(&mut self, stack: Option<Stack>) -> anyhow::Result<Exit> {
+        self.screen.say(self.language.pick("interrupted: stopping everything", "중단됨: 모두 정리합니다"));
+        if let Some(stack) = stack {
+            stack.stop().await;
+        }
+        Ok(Exit::Interrupted)
+    }
+
+    /// Gives the demo's home to `marketflow up`, with the demo's ports and data.
+    async fn hand_over(&mut self) -> anyhow::Result<bool> {
+        self.screen
+            .hint(self.language.pick("handing the data over to `marketflow up` …", "데이터를 `marketflow up`에 넘기는 중 …"));
+        std::fs::write(self.home.join("stack.toml"), plan::stack_file(&self.ports)).context("cannot write stack.toml")?;
+        let program = std::env::current_exe().context("cannot find this program")?;
+        let mut command = tokio::process::Command::new(program);
+        command.args(["up", "--json"]).env("MARKETFLOW_HOME", &self.home).stdout(std::process::Stdio::null());
+        let status = command.status().await.context("cannot start `marketflow up`")?;
+        Ok(status.success())
+    }
+}
+
+struct Demo {
+    plan: Plan,
+    stage: Stage,
+}
+
+impl Performance for Demo {
+    type Outcome = (Session, Findings);
+
+    fn stage(&mut self) -> &mut Stage {
+        &mut self.stage
+    }
+
+    async fn start(&mut self) -> anyhow::Result<Stack> {
+        if self.plan.live {
+            self.plan.reach_the_exchange(self.stage.language).await?;
+        }
+        let mut stack = self.stage.start(&self.plan.headline(self.stage.language)).await?;
         for name in self.plan.services() {
-            self.screen.hint(&format!("  {name} …"));
-            let mut spec = stack.service(name).map_err(|error| problem(&error))?;
-            spec.env.extend(self.plan.variables(name, &self.home, &self.ports));
-            stack.start_service(spec).await.map_err(|error| problem(&error))?;
+            let variables = self.plan.variables(name, &self.stage.home, &self.stage.ports);
+            self.stage.start_service(&mut stack, name, variables).await?;
         }
         stack.mark_ready();
         Ok(stack)
@@ -214,9 +279,9 @@ impl Demo {
         let addresses = stack.addresses();
         let snapshot = Snapshot {
             instrument: self.plan.instrument.clone(),
-            names: self.plan.names(self.language),
+            names: self.plan.names(self.stage.language),
             zone: self.plan.zone(),
-            venue: self.plan.venue_words(self.language),
+            venue: self.plan.venue_words(self.stage.language),
             phase: Phase::Playing,
             elapsed: Duration::ZERO,
             from: self.plan.from(),
@@ -230,13 +295,19 @@ impl Demo {
         };
         let rows = Rows::new(ClickHouse::new(&ClickHouseConfig::new(&addresses.clickhouse)));
         let tally = Tally::begin(KafkaConfig::new(&addresses.kafka));
-        let mut watch =
-            Watch::new(rows, tally, self.ports, self.language, (!self.plan.live, self.plan.tells_the_past()), snapshot)?;
-        self.screen.hint(self.language.pick("  waiting for the readers …", "  컨슈머 할당을 기다리는 중 …"));
+        let mut watch = Watch::new(
+            rows,
+            tally,
+            self.stage.ports,
+            self.stage.language,
+            (!self.plan.live, self.plan.tells_the_past()),
+            snapshot,
+        )?;
+        self.stage.screen.hint(self.stage.language.pick("  waiting for the readers …", "  컨슈머 할당을 기다리는 중 …"));
         watch.begin().await;
         self.plan.begins_now();
         (watch.snapshot.from, watch.snapshot.to) = (self.plan.from(), self.plan.to());
-        self.starting = self.begun.elapsed();
+        self.stage.starting = self.stage.begun.elapsed();
         let playing = Instant::now();
         self.play(stack, &mut watch).await?;
         let playing = playing.elapsed();
@@ -248,12 +319,12 @@ impl Demo {
         let findings = self.check(stack, &mut watch).await?;
         let session = Session {
             instrument: self.plan.instrument.clone(),
-            names: self.plan.names(self.language),
+            names: self.plan.names(self.stage.language),
             zone: self.plan.zone(),
             live: self.plan.live,
             from: watch.snapshot.from,
             to: watch.snapshot.to,
-            starting: self.starting,
+            starting: self.stage.starting,
             playing,
             checking: checking.elapsed(),
             latency: watch.latencies.summary(),
@@ -262,12 +333,31 @@ impl Demo {
         Ok((session, findings))
     }
 
+    async fn conclude(&mut self, (session, findings): Self::Outcome) -> anyhow::Result<Exit> {
+        let kept = self.stage.keep && self.stage.hand_over().await?;
+        if self.stage.json {
+            json(&statement::as_json(&session, &findings)?)?;
+        } else {
+            line("");
+            for text in statement::lines(&session, &findings, self.stage.language, self.stage.screen.paint) {
+                line(&text);
+            }
+            line("");
+            for text in statement::where_next(&self.stage.home, &self.stage.ports, &session, kept, self.stage.language) {
+                line(&text);
+            }
+        }
+        Ok(if findings.hold() { Exit::Ok } else { Exit::CheckSaidNo })
+    }
+}
+
+impl Demo {
     /// Watches until the venue has sent everything.
     async fn play(&mut self, stack: &Stack, watch: &mut Watch) -> anyhow::Result<()> {
         let mut moved = (Instant::now(), self.plan.from(), watch.snapshot.counts);
         loop {
             let progress = watch.look(stack).await;
-            self.screen.show(&watch.snapshot);
+            self.stage.screen.show(&watch.snapshot);
             if progress.is_some_and(|progress| progress.finished) {
                 return Ok(());
             }
@@ -277,8 +367,8 @@ impl Demo {
             if stands != (moved.1, moved.2) {
                 moved = (Instant::now(), stands.0, stands.1);
             } else if moved.0.elapsed() >= STUCK_AFTER {
-                let logs = self.home.join("logs");
-                return Err(anyhow!(self.language.pick(
+                let logs = self.stage.home.join("logs");
+                return Err(anyhow!(self.stage.language.pick(
                     format!("nothing moved for {} s; the logs are in {}", STUCK_AFTER.as_secs(), logs.display()),
                     format!("{}초 동안 진행이 없습니다. 로그: {}", STUCK_AFTER.as_secs(), logs.display()),
                 )))
@@ -297,7 +387,7 @@ impl Demo {
         loop {
             let _progress = watch.look(stack).await;
             watch.snapshot.phase = Phase::Draining;
-            self.screen.show(&watch.snapshot);
+            self.stage.screen.show(&watch.snapshot);
             let counts = watch.snapshot.counts;
             if counts != changed.1 || !all_ready(stack) {
                 changed = (Instant::now(), counts);
@@ -342,7 +432,7 @@ impl Demo {
 
     /// The truth file appears, whole, a moment after the venue says that it is done.
     async fn read_truth(&self) -> anyhow::Result<Truth> {
-        let path = plan::truth_file(&self.home);
+        let path = plan::truth_file(&self.stage.home);
         let begun = Instant::now();
         let file = loop {
             match std::fs::File::open(&path) {
@@ -353,44 +443,6 @@ impl Demo {
             }
         };
         Truth::read(BufReader::new(file)).with_context(|| format!("{}", path.display()))
-    }
-
-    async fn interrupted(&mut self, stack: Option<Stack>) -> anyhow::Result<Exit> {
-        self.screen.say(self.language.pick("interrupted: stopping everything", "중단됨: 모두 정리합니다"));
-        if let Some(stack) = stack {
-            stack.stop().await;
-        }
-        Ok(Exit::Interrupted)
-    }
-
-    /// Says what was found and where to look next. The stack has stopped.
-    async fn conclude(&mut self, (session, findings): (Session, Findings)) -> anyhow::Result<Exit> {
-        let kept = self.keep && self.hand_over().await?;
-        if self.json {
-            json(&statement::as_json(&session, &findings)?)?;
-        } else {
-            line("");
-            for text in statement::lines(&session, &findings, self.language, self.screen.paint) {
-                line(&text);
-            }
-            line("");
-            for text in statement::where_next(&self.home, &self.ports, &session, kept, self.language) {
-                line(&text);
-            }
-        }
-        Ok(if findings.hold() { Exit::Ok } else { Exit::CheckSaidNo })
-    }
-
-    /// Gives the demo's home to `marketflow up`, with the demo's ports and data.
-    async fn hand_over(&mut self) -> anyhow::Result<bool> {
-        self.screen
-            .hint(self.language.pick("handing the data over to `marketflow up` …", "데이터를 `marketflow up`에 넘기는 중 …"));
-        std::fs::write(self.home.join("stack.toml"), plan::stack_file(&self.ports)).context("cannot write stack.toml")?;
-        let program = std::env::current_exe().context("cannot find this program")?;
-        let mut command = tokio::process::Command::new(program);
-        command.args(["up", "--json"]).env("MARKETFLOW_HOME", &self.home).stdout(std::process::Stdio::null());
-        let status = command.status().await.context("cannot start `marketflow up`")?;
-        Ok(status.success())
     }
 }
 

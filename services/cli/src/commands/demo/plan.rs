@@ -123,9 +123,10 @@ impl Plan {
     /// 64: a time or speed that is none.
     pub(super) fn of(args: &Args) -> anyhow::Result<Self> {
         let (market, exchange) = (args.market, args.exchange);
-        let instrument = match market {
-            Market::Crypto => exchange.addresses().instrument.to_owned(),
-            Market::Krx => format!("KRX:{}", KRX_LISTINGS[0].code),
+        let instrument = if market == Market::Krx {
+            format!("KRX:{}", KRX_LISTINGS[0].code)
+        } else {
+            exchange.addresses().instrument.to_owned()
         };
         if args.live && market == Market::Crypto {
             let from = Timestamp::from_micros(jiff::Timestamp::now().as_microsecond());
@@ -133,10 +134,8 @@ impl Plan {
             return Ok(Self { live: true, market, exchange, instrument, from, to, speed: Speed::Times(1.0) });
         }
         let plan = || {
-            let (first, usual, last) = match market {
-                Market::Crypto => (TAPE_FROM, TAPE_FROM, TAPE_TO),
-                Market::Krx => (KRX_FROM, KRX_USUAL_FROM, KRX_TO),
-            };
+            let (first, usual, last) =
+                if market == Market::Krx { (KRX_FROM, KRX_USUAL_FROM, KRX_TO) } else { (TAPE_FROM, TAPE_FROM, TAPE_TO) };
             let (begin, end) = (Timestamp::parse(first)?, Timestamp::parse(last)?);
             ensure!(
                 !args.live || market == Market::Crypto,

@@ -60,17 +60,23 @@ impl Screen {
 
     /// Shows how it stands.
     pub(super) fn show(&mut self, snapshot: &Snapshot) {
+        let (language, paint) = (self.language, self.paint);
+        self.draw(|| one_line(snapshot, language), |width| picture(snapshot, width, language, paint));
+    }
+
+    /// Shows a line where there is no terminal, else the picture for its width.
+    pub(super) fn draw(&mut self, one_line: impl FnOnce() -> String, picture: impl FnOnce(usize) -> Vec<String>) {
         match self.kind {
             Kind::Silent => {}
             Kind::Lines => {
                 if self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
                     self.last_line = Some(Instant::now());
-                    write(&format!("{}\n", one_line(snapshot, self.language)));
+                    write(&format!("{}\n", one_line()));
                 }
             }
             Kind::Terminal => {
                 let (width, height) = crossterm::terminal::size().unwrap_or((80, 24));
-                let mut lines = picture(snapshot, usize::from(width), self.language, self.paint);
+                let mut lines = picture(usize::from(width));
                 // a picture taller than the terminal could not be replaced
                 lines.truncate(usize::from(height).saturating_sub(1));
                 let body: String = lines.iter().map(|line| format!("\u{1b}[2K{line}\n")).collect();

@@ -310,7 +310,7 @@ fn bars(findings: &Findings, language: Language) -> Vec<String> {
     lines
 }
 
-fn answer(question: &str, comparison: &Comparison, size: &str, language: Language, paint: Paint) -> Vec<String> {
+pub(super) fn answer(question: &str, comparison: &Comparison, size: &str, language: Language, paint: Paint) -> Vec<String> {
     let mut lines = vec![format!("  {question}: {} ({size})", yes_or_no(comparison.equal(), language, paint))];
     if !comparison.equal() {
         lines.push(format!(

@@ -100,7 +100,11 @@ fn read_trades(
 }
 
 /// Hands every value of a topic on, partition by partition, in log order.
-fn each(reader: &Reader, topic: &str, mut take: impl FnMut(i32, i64, &[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(super) fn each(
+    reader: &Reader,
+    topic: &str,
+    mut take: impl FnMut(i32, i64, &[u8]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     for partition in 0..reader.partition_count(topic)? {
         reader.try_read_to_end(&TopicPartition::new(topic, partition), 0, STALLED_AFTER, |record| {
             let value = record.value().ok_or_else(|| anyhow!("no value"));
