@@ -10,7 +10,7 @@ use marketflow_model::{
 };
 use marketflow_testkit::{RandomWalk, TestStack, eventually};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(240);
 const START: Timestamp = Timestamp::from_seconds(1_700_000_100);
@@ -44,6 +44,7 @@ async fn processor() -> anyhow::Result<()> {
     flows_of_markets_are_the_pure_computations_though_the_processor_is_killed(&stack).await?;
     unfinished_bars_are_shown_and_are_no_results(&stack).await?;
     an_early_close_is_kept_though_the_processor_is_killed(&stack).await?;
+    the_closing_bars_of_a_session_are_out_at_close_plus_grace(&stack).await?;
     stack.stop().await;
     Ok(())
 }
@@ -403,4 +404,57 @@ async fn an_early_close_is_kept_though_the_processor_is_killed(stack: &TestStack
         Ok(())
     })
     .await
+}
+
+/// A control each second, as a producer sends them: the closing print's bars come with the one that is complete through 15:30:35, and none before.
+async fn the_closing_bars_of_a_session_are_out_at_close_plus_grace(stack: &TestStack) -> anyhow::Result<()> {
+    let feed = Feed::new("close");
+    let at = |time: &str| Timestamp::parse(&format!("2026-11-20T{time}+09:00"));
+    let (auction, close, print) = (at("15:20:00")?, at("15:30:00")?, at("15:30:30")?);
+    let beat = async |through: Timestamp| stack.send_control(&Control { feed: feed.clone(), ..heartbeat(through) }).await;
+    let from = at("15:15:00")?;
+    stack
+        .send_control(&Control {
+            state: FeedState::Up,
+            from: Some(from),
+            ..Control::new(ControlKind::FeedState, feed.clone(), from)
+        })
+        .await?;
+    let instruments = ["005930", "000660", "035420"].map(|symbol| Instrument::new("KRX", symbol));
+    let instruments = instruments.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let trades: Vec<Trade> = RandomWalk::new(23, feed.clone(), &instruments, from, 3).take(3_000).collect();
+    let in_session = |trade: &&Trade| trade.event_time < auction || (close <= trade.event_time && trade.event_time < print);
+    let trades: Vec<Trade> = trades.iter().filter(in_session).cloned().collect();
+    let (before, prints): (Vec<Trade>, Vec<Trade>) = trades.iter().cloned().partition(|trade| trade.event_time < auction);
+    stack.send_trades(before).await?;
+    beat(at("15:29:58")?).await?;
+    stack.send_trades(prints).await?;
+
+    let bars = async || -> anyhow::Result<Vec<Bar>> {
+        let bars = stack.read::<Bar>(topics::BARS).await?.into_iter().map(|located| located.record);
+        Ok(bars.filter(|bar| bar.feed == feed && bar.interval.interval().is_some()).collect())
+    };
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    for through in ["15:30:31", "15:30:32", "15:30:33", "15:30:34"] {
+        second.tick().await;
+        beat(at(through)?).await?;
+    }
+    let early = bars().await?;
+    ensure!(early.iter().all(|bar| bar.open_time < close), "before close + grace: {early:?}");
+    second.tick().await;
+    let over = Instant::now();
+    beat(at("15:30:35")?).await?;
+    let expected = marketflow_oracle::recompute(&trades, &Interval::STANDARD);
+    let bars = eventually(PATIENCE, async || {
+        let bars = bars().await?;
+        ensure!(bars.len() >= expected.len(), "{} of {} bars", bars.len(), expected.len());
+        Ok(bars)
+    })
+    .await?;
+    println!("the closing bars were read {} ms after close + grace", over.elapsed().as_millis());
+    let differences = marketflow_oracle::differences(&expected, &bars, 3);
+    ensure!(differences.is_empty() && bars.len() == expected.len(), "{differences:?}");
+    let closing = bars.iter().filter(|bar| bar.open_time == close);
+    ensure!(closing.filter(|bar| bar.revision == 0 && bar.quality == Quality::Complete).count() == 9, "{bars:?}");
+    Ok(())
 }
