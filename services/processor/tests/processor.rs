@@ -451,7 +451,7 @@ async fn the_closing_bars_of_a_session_are_out_at_close_plus_grace(stack: &TestS
         Ok(bars)
     })
     .await?;
-    println!("the closing bars were read {} ms after close + grace", over.elapsed().as_millis());
+    eprintln!("the closing bars were read {} ms after close + grace", over.elapsed().as_millis());
     let differences = marketflow_oracle::differences(&expected, &bars, 3);
     ensure!(differences.is_empty() && bars.len() == expected.len(), "{differences:?}");
     let closing = bars.iter().filter(|bar| bar.open_time == close);
