@@ -224,7 +224,8 @@ fn alerts_hold_and_each_has_its_page_and_its_test() {
 /// Every `MARKETFLOW__SECTION__KEY`, program and admin port named for containers is one of the services' own.
 #[test]
 fn compose_and_kubernetes_name_keys_programs_and_ports_that_exist() {
-    let defaults: Vec<toml::Table> = files("services", "default.toml")
+    let defaults: Vec<toml::Table> = [files("services", "default.toml"), files("services", "candles.toml")]
+        .concat()
         .iter()
         .map(|file| read(file).parse().unwrap_or_else(|e| panic!("{file}: {e}")))
         .collect();

@@ -11,15 +11,6 @@ use marketflow_providers::{ALL, Cursor, Frame, Moment, Provider, RestAnswer, Sec
 use std::time::Duration;
 
 const START: i64 = 1_700_000_000;
-const TIMING: Timing = Timing {
-    probe_interval: Duration::from_secs(2),
-    probe_interval_min: Duration::from_millis(250),
-    probe_timeout: Duration::from_secs(10),
-    acknowledge_timeout: Duration::from_secs(10),
-    silent_after: Duration::from_secs(60),
-    send_interval_min: Duration::from_millis(250),
-    renew_after: None,
-};
 
 /// As in the fixtures, which are the first inputs.
 fn instruments(provider: &Provider) -> Vec<Instrument> {
@@ -28,7 +19,7 @@ fn instruments(provider: &Provider) -> Vec<Instrument> {
 }
 
 fn talk(provider: &Provider, messages: &[u8]) {
-    let mut connection = (provider.connection)(instruments(provider), TIMING, &Secret::new("approval-key"));
+    let mut connection = (provider.connection)(instruments(provider), Timing::USUAL, &Secret::new("approval-key"));
     let mut events = Vec::new();
     let at = |seconds: u32| {
         let now = Timestamp::from_seconds(START + i64::from(seconds));

@@ -28,6 +28,19 @@ pub struct Timing {
     pub renew_after: Option<Duration>,
 }
 
+impl Timing {
+    /// As `services/producer/default.toml` has it.
+    pub const USUAL: Self = Self {
+        probe_interval: Duration::from_secs(2),
+        probe_interval_min: Duration::from_millis(250),
+        probe_timeout: Duration::from_secs(10),
+        acknowledge_timeout: Duration::from_secs(10),
+        silent_after: Duration::from_secs(60),
+        send_interval_min: Duration::from_millis(250),
+        renew_after: None,
+    };
+}
+
 /// Longest venue-clock wait between two calls of silence.
 const SILENCE_MAX: Duration = Duration::from_secs(30 * 60);
 
@@ -278,15 +291,7 @@ fn plus(at: Timestamp, duration: Duration) -> Timestamp {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) const TIMING: Timing = Timing {
-        probe_interval: Duration::from_secs(2),
-        probe_interval_min: Duration::from_millis(250),
-        probe_timeout: Duration::from_secs(10),
-        acknowledge_timeout: Duration::from_secs(10),
-        silent_after: Duration::from_secs(60),
-        send_interval_min: Duration::from_millis(250),
-        renew_after: Some(Duration::from_secs(23 * 3600)),
-    };
+    pub(crate) const TIMING: Timing = Timing { renew_after: Some(Duration::from_secs(23 * 3600)), ..Timing::USUAL };
 
     pub(crate) fn moment(seconds: u64) -> Moment {
         let venue = Timestamp::from_seconds(1_700_000_000).plus_micros(i64::try_from(seconds * 1_000_000).unwrap());

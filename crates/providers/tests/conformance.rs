@@ -13,16 +13,6 @@ use std::time::Duration;
 
 const START_SECONDS: i64 = 1_700_000_000;
 
-const TIMING: Timing = Timing {
-    probe_interval: Duration::from_secs(2),
-    probe_interval_min: Duration::from_millis(250),
-    probe_timeout: Duration::from_secs(10),
-    acknowledge_timeout: Duration::from_secs(10),
-    silent_after: Duration::from_secs(60),
-    send_interval_min: Duration::from_millis(250),
-    renew_after: None,
-};
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fixture {
@@ -86,7 +76,7 @@ fn moment(seconds: u64) -> Moment {
 
 /// Plays a fixture; calls back with each step's events.
 fn play(provider: &Provider, fixture: &Fixture, mut check: impl FnMut(usize, &Step, Vec<Value>)) {
-    let mut connection = (provider.connection)(fixture.instruments.clone(), TIMING, &Secret::new("the-key"));
+    let mut connection = (provider.connection)(fixture.instruments.clone(), Timing::USUAL, &Secret::new("the-key"));
     let mut seconds = 0;
     for (index, step) in fixture.steps.iter().enumerate() {
         let mut out = Vec::new();
@@ -210,7 +200,7 @@ fn mangled(text: &str, seeded: &mut Seeded) -> Vec<String> {
 }
 
 fn opened(provider: &Provider, fixture: &Fixture) -> Box<dyn Connection> {
-    let mut connection = (provider.connection)(fixture.instruments.clone(), TIMING, &Secret::new("the-key"));
+    let mut connection = (provider.connection)(fixture.instruments.clone(), Timing::USUAL, &Secret::new("the-key"));
     connection.on_open(moment(0), &mut Vec::new());
     connection
 }

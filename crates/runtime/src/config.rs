@@ -1,6 +1,6 @@
 //! Arguments and layered configuration: defaults < `--config` < environment < `--set`.
 
-use crate::{AdminConfig, Exit, Program};
+use crate::{AdminConfig, Exit, ExitContext, Program};
 use anyhow::{Context, anyhow};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use figment::providers::{Env, Format, Serialized, Toml};
@@ -8,6 +8,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// Environment variables start with this; a double underscore also separates section and key.
 const ENVIRONMENT_PREFIX: &str = "MARKETFLOW__";
@@ -64,6 +65,22 @@ pub(crate) fn load<C: DeserializeOwned + Serialize>(program: Program, defaults: 
     let admin = figment.extract_inner("admin").map_err(in_words)?;
     let log = figment.extract_inner("log").map_err(in_words)?;
     Ok(Loaded::Run(Values { config, admin, log }))
+}
+
+/// Reads the TOML file that a key names, or the built-in text where the key is empty. With what it holds comes its name, for messages.
+///
+/// # Errors
+/// [`Exit::Usage`]: the file is not there, or holds something else.
+pub fn file_or<T: DeserializeOwned>(key: &str, path: &Path, built_in: &str) -> anyhow::Result<(T, String)> {
+    let (name, text) = if path.as_os_str().is_empty() {
+        (format!("the built-in file of {key}"), built_in.to_owned())
+    } else {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name} ({key})")).exit(Exit::Usage)?;
+        (name, text)
+    };
+    let held = toml::from_str(&text).with_context(|| format!("{name} cannot be used as {key}")).exit(Exit::Usage)?;
+    Ok((held, name))
 }
 
 fn command(program: Program) -> Command {

@@ -27,7 +27,7 @@ mod secret;
 mod telemetry;
 
 pub use admin::AdminConfig;
-pub use config::LogConfig;
+pub use config::{LogConfig, file_or};
 pub use env_file::setting;
 pub use exit::{Exit, ExitContext};
 pub use lifecycle::{Lifecycle, Stop, on_thread};

@@ -101,6 +101,7 @@ pub(crate) fn spec(config: &StackConfig) -> Result<PartSpec, Error> {
             ready_line: None,
             ready_within: Duration::from_secs(60),
             stop_within: Duration::from_secs(30),
+            may_end: false,
         });
     }
     let admin = config.ports.clickhouse_admin;
@@ -123,6 +124,7 @@ pub(crate) fn spec(config: &StackConfig) -> Result<PartSpec, Error> {
         ready_line: None,
         ready_within: Duration::from_secs(60),
         stop_within: Duration::from_secs(30),
+        may_end: false,
     })
 }
 

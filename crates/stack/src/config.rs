@@ -15,7 +15,8 @@ use crate::ports::Ports;
 pub const INFRASTRUCTURE: [&str; 3] = ["kafka", "registry", "clickhouse"];
 
 /// Our services, in the order they are started.
-pub const SERVICES: [&str; 5] = ["sink", "processor", "simulator", "tick-producer", "flow-producer"];
+pub const SERVICES: [&str; 7] =
+    ["sink", "processor", "simulator", "tick-producer", "candle-producer", "flow-producer", "archiver"];
 
 /// How patient the parts are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -43,7 +43,7 @@ pub async fn diagnose(config: &StackConfig) -> Vec<Check> {
 }
 
 async fn running(snapshot: &Snapshot, checks: &mut Vec<Check>) {
-    for part in &snapshot.parts {
+    for part in snapshot.parts.iter().filter(|part| part.state != State::Done) {
         let port = part.ports.first().map_or(0, |port| port.port);
         let probe = match part.name.as_str() {
             "kafka" => Probe::Kafka { port },

@@ -54,6 +54,7 @@ pub(crate) fn spec(config: &StackConfig) -> Result<PartSpec, Error> {
         ready_line: Some("Kafka Server started"),
         ready_within: Duration::from_secs(90),
         stop_within: Duration::from_secs(20),
+        may_end: false,
     })
 }
 

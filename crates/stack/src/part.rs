@@ -36,6 +36,8 @@ pub struct PartSpec {
     pub ready_within: Duration,
     /// How long it may take to end when asked to.
     pub stop_within: Duration,
+    /// Whether exit code 0 says that it is done; otherwise it is started again.
+    pub may_end: bool,
 }
 
 impl PartSpec {
@@ -69,6 +71,16 @@ pub enum State {
     BackingOff,
     /// Ended too often; left alone.
     GaveUp,
+    /// Ended by itself with exit code 0: what it was started for is done.
+    Done,
+}
+
+impl State {
+    /// Whether it is as it should be while the stack runs.
+    #[must_use]
+    pub const fn is_well(self) -> bool {
+        matches!(self, Self::Ready | Self::Done)
+    }
 }
 
 /// What `status` shows of a part.

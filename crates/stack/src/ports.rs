@@ -73,12 +73,16 @@ ports! {
     simulator_admin = 8091,
     /// Admin and metrics of tick-producer.
     tick_producer = 9101,
+    /// Admin and metrics of candle-producer.
+    candle_producer = 9102,
     /// Admin and metrics of flow-producer.
     flow_producer = 9103,
     /// Admin and metrics of the processor.
     processor = 9104,
     /// Admin and metrics of the sink.
     sink = 9105,
+    /// Admin and metrics of the archiver.
+    archiver = 9107,
 }
 
 impl Ports {

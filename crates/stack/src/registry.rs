@@ -63,5 +63,6 @@ pub(crate) fn spec(config: &StackConfig) -> Result<PartSpec, Error> {
         ready_line: None,
         ready_within: Duration::from_secs(120),
         stop_within: Duration::from_secs(10),
+        may_end: false,
     })
 }

@@ -13,6 +13,9 @@ use crate::ports::PortUse;
 use crate::probe::Probe;
 use crate::stack::Addresses;
 
+/// Services that are told, by their configuration, to end when all is there.
+const MAY_END: [&str; 3] = ["candle-producer", "flow-producer", "archiver"];
+
 /// The spec of service `name` with its usual ports and addresses; add arguments and variables as the case needs.
 ///
 /// # Errors
@@ -24,9 +27,11 @@ pub(crate) fn spec(config: &StackConfig, name: &str) -> Result<PartSpec, Error> 
     let clickhouse = ("MARKETFLOW__CLICKHOUSE__URL", at.clickhouse);
     let (admin, key, mut env) = match name {
         "tick-producer" => (config.ports.tick_producer, "tick_producer", vec![kafka, registry]),
+        "candle-producer" => (config.ports.candle_producer, "candle_producer", vec![kafka, registry]),
         "flow-producer" => (config.ports.flow_producer, "flow_producer", vec![kafka, registry]),
         "processor" => (config.ports.processor, "processor", vec![kafka, registry]),
         "sink" => (config.ports.sink, "sink", vec![kafka, registry, clickhouse]),
+        "archiver" => (config.ports.archiver, "archiver", vec![kafka, registry]),
         "simulator" => (
             config.ports.simulator_admin,
             "simulator_admin",
@@ -53,6 +58,7 @@ pub(crate) fn spec(config: &StackConfig, name: &str) -> Result<PartSpec, Error> 
         ready_line: None,
         ready_within: Duration::from_secs(60),
         stop_within: Duration::from_secs(45),
+        may_end: MAY_END.contains(&name),
     })
 }
 

@@ -26,7 +26,7 @@ use crate::{clickhouse, kafka, ports, registry, service};
 
 const SUPERVISOR: &str = "supervisor";
 /// The parts that put market data in: stopped when the disk cap is reached, so that what is in can still be worked off.
-const PRODUCERS: [&str; 3] = ["tick-producer", "flow-producer", "simulator"];
+const PRODUCERS: [&str; 4] = ["tick-producer", "candle-producer", "flow-producer", "simulator"];
 const DISK_EVERY: Duration = Duration::from_secs(10);
 /// What a part left by a killed supervisor gets to end by itself.
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(20);

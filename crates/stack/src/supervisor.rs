@@ -121,6 +121,8 @@ struct Keeper {
 
 /// How one life of the process ended.
 enum End {
+    /// It did what it was started for.
+    Done,
     /// By itself, or it was never ready: the words say which.
     Exited {
         why: String,
@@ -162,15 +164,20 @@ impl Keeper {
             };
             let (why, hopeless) = match self.live(log_start, orders, &mut waiting).await {
                 End::Exited { why, hopeless } => (why, hopeless),
+                End::Done => {
+                    self.left(State::Done);
+                    answer_all(&mut waiting, Ok(()));
+                    return true;
+                }
                 End::Stop(reply) => {
                     self.end_gently().await;
-                    self.stopped();
+                    self.left(State::Stopped);
                     answer(reply, ());
                     return true;
                 }
                 End::Kill(reply) => {
                     self.end_hard().await;
-                    self.stopped();
+                    self.left(State::Stopped);
                     answer(reply, ());
                     return true;
                 }
@@ -199,7 +206,7 @@ impl Keeper {
                 order = orders.recv() => match order {
                     Some(Order::Start(reply)) => waiting.push(reply),
                     Some(Order::Stop(reply) | Order::Kill(reply)) => {
-                        self.stopped();
+                        self.left(State::Stopped);
                         answer(reply, ());
                         return true;
                     }
@@ -241,6 +248,9 @@ impl Keeper {
         let mut next_probe = Instant::now();
         loop {
             if let Some(status) = self.exited() {
+                if self.spec.may_end && status.success() {
+                    return End::Done;
+                }
                 return End::Exited { why: in_words(status), hopeless: status.code() == Some(EXIT_CONFIG) };
             }
             if next_probe <= Instant::now() {
@@ -319,9 +329,11 @@ impl Keeper {
         lock(&self.child).take();
     }
 
-    fn stopped(&self) {
+    /// There is no process any more, and none is to be.
+    fn left(&self, state: State) {
+        lock(&self.child).take();
         ProcessIdentity::forget(&self.run, &self.spec.name);
-        self.set(State::Stopped, None, "");
+        self.set(state, None, "");
     }
 
     fn pid(&self) -> Option<u32> {

@@ -89,7 +89,7 @@ async fn kill_9_of_the_supervisor_leaves_data_and_schema_ids_and_the_next_start_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn producer_is_stopped_at_the_disk_cap_and_the_rest_goes_on() {
+async fn producer_is_stopped_at_the_disk_cap_the_rest_goes_on_and_what_is_done_stays_so() {
     let home = tempfile::tempdir().unwrap();
     let mut config = StackConfig::for_test(home.path()).unwrap().with_infrastructure(&["kafka"]);
     config.disk_cap_bytes = 1;
@@ -106,11 +106,17 @@ async fn producer_is_stopped_at_the_disk_cap_and_the_rest_goes_on() {
         ready_line: None,
         ready_within: Duration::from_secs(10),
         stop_within: Duration::from_secs(10),
+        may_end: false,
     };
+    let archiver =
+        PartSpec { name: "archiver".into(), program: "true".into(), args: Vec::new(), may_end: true, ..producer.clone() };
     stack.start_service(producer).await.unwrap();
     eventually("the producer is stopped", || stack.status()[1].state == State::Stopped).await;
     assert_eq!(stack.status()[0].state, State::Ready);
     eventually("status says so", || Snapshot::read(home.path()).is_some_and(|state| state.disk.at_cap())).await;
+    stack.start_service(archiver).await.unwrap();
+    eventually("what has done its work is not started again", || stack.status()[2].state == State::Done).await;
+    assert_eq!((stack.status()[2].pid, stack.status()[2].restarts), (None, 0));
     stack.stop().await;
 }
 

@@ -5,7 +5,7 @@ use marketflow_archive::{Layout, layout_of};
 use marketflow_contract::topics;
 use marketflow_kafka::{KafkaConfig, RegistryConfig};
 use marketflow_providers::series::{Market, SeriesSet};
-use marketflow_runtime::{AdminConfig, LogConfig};
+use marketflow_runtime::{AdminConfig, LogConfig, file_or};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -79,14 +79,7 @@ impl ArchiveConfig {
     /// # Errors
     /// A file that is not there or no set of series.
     pub fn markets(&self) -> anyhow::Result<Markets> {
-        let (name, text) = if self.series.as_os_str().is_empty() {
-            ("the built-in series".to_owned(), SeriesSet::BUILT_IN.to_owned())
-        } else {
-            let path = self.series.display();
-            let text = std::fs::read_to_string(&self.series).with_context(|| format!("cannot read {path} (archive.series)"))?;
-            (path.to_string(), text)
-        };
-        let set: SeriesSet = toml::from_str(&text).with_context(|| format!("{name} is no set of series"))?;
+        let (set, name): (SeriesSet, _) = file_or("archive.series", &self.series, SeriesSet::BUILT_IN)?;
         let mut markets = Markets::new();
         for series in &set.series {
             for value in series.values.keys() {

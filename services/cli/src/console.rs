@@ -22,6 +22,11 @@ pub(crate) fn line(text: &str) {
     }
 }
 
+/// A table as text, without the blanks that fill its last column.
+pub(crate) fn drawn(table: &comfy_table::Table) -> String {
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
 /// Writes a value as JSON.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(&serde_json::to_string_pretty(value)?);

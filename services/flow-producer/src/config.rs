@@ -5,7 +5,7 @@ use marketflow_kafka::{KafkaConfig, RegistryConfig};
 use marketflow_model::Month;
 use marketflow_providers::Secret;
 use marketflow_providers::series::{self, Market, Series, SeriesSet, Source};
-use marketflow_runtime::{AdminConfig, LogConfig, setting};
+use marketflow_runtime::{AdminConfig, LogConfig, file_or, setting};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -140,15 +140,7 @@ impl Config {
             ensure!(source.per_second >= 0.0 && source.per_second.is_finite(), "sources.{id}.per_second is negative");
         }
 
-        let (name, text) = if collect.series.as_os_str().is_empty() {
-            ("the built-in series".to_owned(), SeriesSet::BUILT_IN.to_owned())
-        } else {
-            let path = &collect.series;
-            let text =
-                std::fs::read_to_string(path).with_context(|| format!("cannot read {} (collect.series)", path.display()))?;
-            (path.display().to_string(), text)
-        };
-        let set: SeriesSet = toml::from_str(&text).with_context(|| format!("{name} is no set of series"))?;
+        let (set, name): (SeriesSet, _) = file_or("collect.series", &collect.series, SeriesSet::BUILT_IN)?;
         let (mut chosen, mut keys, mut names) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
         for series in set.series {
             let source = series::by_id(&series.source);

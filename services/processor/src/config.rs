@@ -4,7 +4,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use marketflow_engine::{MarketSettings, SourceChoice};
 use marketflow_kafka::{KafkaConfig, RegistryConfig};
 use marketflow_model::{BarKind, Interval};
-use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig};
+use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig, file_or};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -196,16 +196,8 @@ impl Config {
     /// # Errors
     /// A file that cannot be read or says what cannot be.
     pub fn market_settings(&self) -> anyhow::Result<MarketSettings> {
-        let path = &self.market_flows.settings;
-        let (name, text) = if path.as_os_str().is_empty() {
-            ("the built-in settings of market flows".to_owned(), MARKET_SETTINGS.to_owned())
-        } else {
-            let text = std::fs::read_to_string(path);
-            let text = text.with_context(|| format!("cannot read {} (market_flows.settings)", path.display()));
-            (path.display().to_string(), text.exit(Exit::Usage)?)
-        };
-        let settings: MarketSettings =
-            toml::from_str(&text).with_context(|| format!("{name}: not readable")).exit(Exit::Usage)?;
+        let (settings, name): (MarketSettings, _) =
+            file_or("market_flows.settings", &self.market_flows.settings, MARKET_SETTINGS)?;
         settings.validate().map_err(|problem| anyhow!("{name}: {problem}").context(Exit::Usage))?;
         Ok(settings)
     }

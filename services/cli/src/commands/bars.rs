@@ -2,7 +2,7 @@
 
 use super::query::{self, Texts, texts};
 use super::time::utc_instant;
-use crate::console::{block_on, json, line};
+use crate::console::{block_on, drawn, json, line};
 use anyhow::{Context, bail};
 use jiff::tz::TimeZone;
 use marketflow_model::{BarKind, Instrument, Quantity, Timestamp};
@@ -228,7 +228,7 @@ pub(crate) fn table(bars: &[PrintedBar]) -> String {
             bar.quality.clone(),
         ]);
     }
-    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    drawn(&table)
 }
 
 /// `2013-11-25 00:00 (11-25 09:00)`: Korean time by the zone database.

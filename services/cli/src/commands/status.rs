@@ -11,7 +11,7 @@ use marketflow_stack::{
 };
 use serde_json::json;
 
-use crate::console::{json, line, problem, say};
+use crate::console::{drawn, json, line, problem, say};
 
 /// Shows what runs, where it answers and how much disk it uses
 #[derive(clap::Args, Debug)]
@@ -49,7 +49,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     let Some((process, state)) = supervisor(&home).zip(Snapshot::read(&home)) else {
         return not_running(&home, args.json);
     };
-    let ready = state.phase == StackPhase::Ready && state.parts.iter().all(|part| part.state == State::Ready);
+    let ready = state.phase == StackPhase::Ready && state.parts.iter().all(|part| part.state.is_well());
     if args.json {
         json(&json!({ "home": home, "running": true, "ready": ready, "state": state }))?;
     } else {
@@ -93,7 +93,7 @@ pub(crate) fn table(state: &Snapshot) -> String {
             part.note.clone(),
         ]);
     }
-    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    drawn(&table)
 }
 
 fn state_words(part: &PartStatus) -> &'static str {
@@ -103,6 +103,7 @@ fn state_words(part: &PartStatus) -> &'static str {
         State::Ready => say("ready", "준비됨"),
         State::NotAnswering => say("not answering", "응답 없음"),
         State::BackingOff => say("restarting", "다시 시작 중"),
+        State::Done => say("done", "완료"),
         State::GaveUp => say("gave up", "포기함"),
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use comfy_table::{Table, presets};
 use marketflow_model::Timestamp;
 use marketflow_runtime::Exit;
-use marketflow_stack::{Error, Snapshot, State, supervisor};
+use marketflow_stack::{Error, Snapshot, supervisor};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -182,7 +182,7 @@ fn look(state: &Snapshot, pages: &BTreeMap<&'static str, String>, now: f64, begu
             dead_lettered: discarded("undecodable") + discarded("refused"),
         }
     });
-    let not_ready = state.parts.iter().filter(|part| part.state != State::Ready);
+    let not_ready = state.parts.iter().filter(|part| !part.state.is_well());
     let not_ready =
         not_ready.map(|part| (part.name.clone(), format!("{:?} {}", part.state, part.note).trim().to_owned())).collect();
     let at = Timestamp::from_seconds(i64::try_from(Duration::from_secs_f64(now).as_secs()).unwrap_or_default()).to_string();

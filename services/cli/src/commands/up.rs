@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use marketflow_runtime::Exit;
 use marketflow_stack::{
-    Error, Ports, ProcessIdentity, SERVICES, Snapshot, Stack, StackConfig, StackFile, StackPhase, State, home_folder, logs,
+    Error, Ports, ProcessIdentity, SERVICES, Snapshot, Stack, StackConfig, StackFile, StackPhase, home_folder, logs,
     spawn_detached, supervisor,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,9 +32,10 @@ const USUAL_SERVICES: [&str; 2] = ["sink", "processor"];
 Examples:
   marketflow up                                       Kafka, registry, ClickHouse, sink and processor
   marketflow up --services sink,processor,tick-producer
+  marketflow up --services sink,processor,flow-producer,archiver   collects months, archives what is there; both then show \"done\"
   marketflow up --kafka-port 19092 --registry-port 18081
   marketflow up --foreground                          stays, logs to the terminal, Ctrl-C stops everything
-Run again, it starts what is down and leaves the rest alone.")]
+A service reads <name>.toml in the state folder, where there is one. Run again, `up` starts what is down and leaves the rest alone.")]
 pub struct Args {
     /// Supervise in this process instead of the background
     #[arg(long)]
@@ -78,9 +79,11 @@ port_flags! {
     simulator "simulator-port",
     simulator_admin "simulator-admin-port",
     tick_producer "tick-producer-port",
+    candle_producer "candle-producer-port",
     flow_producer "flow-producer-port",
     processor "processor-port",
     sink "sink-port",
+    archiver "archiver-port",
 }
 
 /// Runs the command.
@@ -241,7 +244,7 @@ async fn wake(home: &Path, process: &ProcessIdentity, as_json: bool) -> anyhow::
         // the signal is taken and its effect written within this time
         sleep(Duration::from_millis(300)).await;
         if let Some(state) = Snapshot::read(home).filter(|state| state.phase == StackPhase::Ready)
-            && state.parts.iter().all(|part| part.state == State::Ready)
+            && state.parts.iter().all(|part| part.state.is_well())
         {
             show(home, &state, as_json)?;
             return Ok(Exit::Ok);
@@ -251,7 +254,7 @@ async fn wake(home: &Path, process: &ProcessIdentity, as_json: bool) -> anyhow::
 }
 
 fn tell_ready(state: &Snapshot, told: &mut BTreeSet<String>, begun: Instant) {
-    for part in state.parts.iter().filter(|part| part.state == State::Ready) {
+    for part in state.parts.iter().filter(|part| part.state.is_well()) {
         if told.insert(part.name.clone()) {
             let seconds = begun.elapsed().as_secs_f64();
             line(&say(format!("{} is ready after {seconds:.1} s", part.name), format!("{} 준비됨 ({seconds:.1}초)", part.name)));

@@ -232,7 +232,7 @@ impl Watch {
 
 /// Whether all parts are as they should be.
 pub(super) fn all_ready(stack: &Stack) -> bool {
-    stack.status().iter().all(|part| matches!(part.state, State::Ready | State::Stopped))
+    stack.status().iter().all(|part| part.state.is_well() || part.state == State::Stopped)
 }
 
 /// Parts that ended by themselves, and how often they were started again.
@@ -245,8 +245,10 @@ fn troubles(stack: &Stack, language: Language) -> Vec<String> {
     parts
         .filter_map(|part| {
             let words = match part.state {
-                State::Ready | State::Stopped if part.restarts == 0 => return None,
-                State::Ready | State::Stopped => format!("{} {}×", language.pick("was started again", "재기동됨"), part.restarts),
+                State::Ready | State::Done | State::Stopped if part.restarts == 0 => return None,
+                State::Ready | State::Done | State::Stopped => {
+                    format!("{} {}×", language.pick("was started again", "재기동됨"), part.restarts)
+                }
                 State::Starting => language.pick("is starting", "기동 중").to_owned(),
                 State::NotAnswering => language.pick("does not answer", "응답 없음").to_owned(),
                 State::BackingOff => {

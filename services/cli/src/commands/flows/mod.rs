@@ -6,7 +6,7 @@ pub(crate) mod picture;
 
 use super::bars::plain;
 use super::query::{self, Texts, texts};
-use crate::console::{block_on, json, line};
+use crate::console::{block_on, drawn, json, line};
 use anyhow::Context;
 use marketflow_clickhouse::ClickHouse;
 use marketflow_model::Month;
@@ -221,7 +221,7 @@ pub(crate) fn table(flows: &[PrintedFlow]) -> String {
             if flow.stale { "stale".to_owned() } else { String::new() },
         ]);
     }
-    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    drawn(&table)
 }
 
 #[cfg(test)]
