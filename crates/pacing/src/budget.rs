@@ -5,7 +5,7 @@
 //! comes, because its process died for instance, keeps its place until it must be over: in doubt it counts. The price is the answer's latency
 //! on top of each window; an even spacing would need a larger margin and could still not promise anything.
 //!
-//! Next: `services/producer/src/candles/budget.rs`, which keeps it in a file.
+//! Next: `crates/access/src/budget.rs`, which keeps it in a file.
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

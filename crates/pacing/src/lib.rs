@@ -3,8 +3,8 @@
 //! Pure: every call takes `now`, a monotonic duration since an arbitrary start, and randomness is handed in. It lacks any waiting: the caller
 //! sleeps as long as it is told.
 //!
-//! Next: `services/producer/src/websocket.rs`, which reconnects by it, `backfill.rs`, which asks by it, and `candles/client.rs`, which shares a
-//! key's budget by it.
+//! Next: `services/producer/src/websocket.rs`, which reconnects by it, `backfill.rs`, which asks by it, and `crates/access/src/client.rs`, which
+//! shares a key's budget by it.
 
 mod backoff;
 mod breaker;

@@ -5,17 +5,16 @@
 //! Next: `crates/providers/src/kis/candles.rs`, `crates/providers/src/kiwoom/candles.rs`.
 
 use crate::number::FieldError;
-use crate::{Credentials, Malformed, MalformedRow, RestAnswer, Secret};
+use crate::{CallError, CallLimits, CallRequest, Credentials, Malformed, MalformedRow, RestAnswer, Secret};
 use marketflow_model::{Amount, Candle, Feed, Instrument, Interval, Price, Quantity, Session, Source, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// A venue's minute candles.
 pub trait Candles: Sync {
     /// What one key may ask of the venue.
-    fn limits(&self) -> CandleLimits;
+    fn limits(&self) -> CallLimits;
 
     /// The questions that together cover the minutes `[from, to)` of a session, oldest first; `is_today` on the venue's clock.
     fn pages(&self, session: &Session, from: Timestamp, to: Timestamp, is_today: bool) -> Vec<CandlePage>;
@@ -28,7 +27,7 @@ pub trait Candles: Sync {
         further: Option<&str>,
         credentials: &Credentials,
         pass: &Secret,
-    ) -> CandleRequest;
+    ) -> CallRequest;
 
     /// Names the older rows behind an answer with these headers, where the venue cuts its answers.
     fn further<'a>(&self, header: &dyn Fn(&'static str) -> Option<&'a str>) -> Option<&'a str>;
@@ -55,17 +54,6 @@ pub fn candles_of(id: &str) -> Option<&'static dyn Candles> {
         "kiwoom" => Some(&crate::kiwoom::KiwoomCandles),
         _ => None,
     }
-}
-
-/// What one key may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CandleLimits {
-    /// Calls in any stretch of the length below.
-    pub calls: u32,
-    /// That length.
-    pub within: Duration,
-    /// Calls a day; `None`: no such limit is stated.
-    pub per_day: Option<u64>,
 }
 
 /// Which of a venue's questions.
@@ -106,17 +94,6 @@ impl CandlePage {
     pub fn last(&self) -> Timestamp {
         self.to.plus_micros(-Interval::ONE_MINUTE.micros())
     }
-}
-
-/// A question as it is sent.
-#[derive(Clone, Debug)]
-pub struct CandleRequest {
-    /// To be appended to the request endpoint.
-    pub path_and_query: String,
-    /// Headers; some hold secrets.
-    pub headers: Vec<(&'static str, Secret)>,
-    /// To be posted; `None`: it is a GET.
-    pub body: Option<String>,
 }
 
 /// What an answer holds.
@@ -275,59 +252,4 @@ pub(crate) fn malformed((reason, detail): FieldError, raw: &RawValue) -> Malform
 fn difference(after: Amount, before: Amount) -> Option<Amount> {
     let scaled = after.scaled().checked_sub(before.scaled()).filter(|scaled| *scaled >= 0)?;
     Amount::from_scaled(scaled)
-}
-
-/// Why a call brought no rows.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// The venue does not take the pass any more: another one is needed.
-    #[error("pass refused: {detail}")]
-    Pass {
-        /// In the venue's words.
-        detail: String,
-    },
-    /// Too many calls; not before `wait`.
-    #[error("rate limited: {detail}")]
-    Limited {
-        /// As the venue asks.
-        wait: Duration,
-        /// In the venue's words.
-        detail: String,
-    },
-    /// The venue cannot answer now.
-    #[error("not available: {detail}")]
-    Unavailable {
-        /// In the venue's words.
-        detail: String,
-    },
-    /// The venue will not answer this, however often it is asked.
-    #[error("refused: {detail}")]
-    Refused {
-        /// In the venue's words.
-        detail: String,
-    },
-    /// Not the documented shape.
-    #[error("cannot read the answer: {detail}")]
-    Unreadable {
-        /// In words.
-        detail: String,
-    },
-}
-
-impl CallError {
-    /// Label value, bounded.
-    pub const fn outcome(&self) -> &'static str {
-        match self {
-            Self::Pass { .. } => "pass_refused",
-            Self::Limited { .. } => "rate_limited",
-            Self::Unavailable { .. } => "unavailable",
-            Self::Refused { .. } => "refused",
-            Self::Unreadable { .. } => "unreadable",
-        }
-    }
-
-    /// Whether asking again later can help.
-    pub const fn retryable(&self) -> bool {
-        !matches!(self, Self::Refused { .. })
-    }
 }

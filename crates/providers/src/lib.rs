@@ -7,6 +7,7 @@
 
 pub mod binance;
 pub mod bitstamp;
+mod call;
 mod candles;
 pub mod kis;
 pub mod kiwoom;
@@ -21,7 +22,8 @@ use marketflow_model::{Feed, Instrument, Quantity, Quote, Timestamp, Trade};
 use serde::Serialize;
 use std::time::Duration;
 
-pub use candles::{CallError, CandleCall, CandleLimits, CandlePage, CandleRequest, CandleRows, Candles, candles_of};
+pub use call::{CallError, CallLimits, CallRequest};
+pub use candles::{CandleCall, CandlePage, CandleRows, Candles, candles_of};
 pub use login::{Credentials, Ends, KEY_REFUSED, Login, LoginRequest, Pass, PassKind, Secret};
 pub use session::Timing;
 

@@ -1,6 +1,6 @@
 //! Getting in: what a venue asks of a customer before it talks, and the passes it issues for it.
 //!
-//! Pure like the rest: requests out, answers in. Who keeps a pass, shares it and renews it is the shell (`services/producer/src/passes.rs`).
+//! Pure like the rest: requests out, answers in. Who keeps a pass, shares it and renews it is the shell (`crates/access/src/passes.rs`).
 //!
 //! Next: `crates/providers/src/kis/login.rs`.
 

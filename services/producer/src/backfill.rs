@@ -4,11 +4,10 @@
 //!
 //! Next: `ledger.rs`, `on_page`.
 
-use crate::clock::VenueClock;
 use crate::config::RepairConfig;
 use crate::ledger::{Job, Purpose};
 use crate::metrics::Metrics;
-use anyhow::Context;
+use marketflow_access::{VenueClock, http_client};
 use marketflow_pacing::{Backoff, BackoffSettings, TokenBucket};
 use marketflow_providers::{Cursor, Page, Provider, RestAnswer, RestError, RestRequest};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -97,13 +96,7 @@ impl Backfill {
         clock: VenueClock,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
-        let mut http = reqwest::Client::builder()
-            .timeout(config.request_timeout)
-            .user_agent(concat!("marketflow/", env!("CARGO_PKG_VERSION")));
-        if on_this_machine(url) {
-            http = http.no_proxy();
-        }
-        let http = http.build().context("the client for requests to the venue")?;
+        let http = http_client(url, config.request_timeout)?;
         let limits = provider.limits;
         let bucket =
             TokenBucket::new(f64::from(limits.rest_weight_per_second), f64::from(limits.rest_weight_burst), clock.monotonic());
@@ -231,11 +224,6 @@ impl Backfill {
     fn bucket(&self) -> std::sync::MutexGuard<'_, TokenBucket> {
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A simulator beside us is not reached through a proxy.
-pub(crate) fn on_this_machine(url: &str) -> bool {
-    ["http://127.0.0.1", "http://localhost", "http://[::1]"].iter().any(|start| url.starts_with(start))
 }
 
 fn in_words(error: &dyn std::error::Error) -> String {

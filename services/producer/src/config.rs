@@ -1,9 +1,8 @@
 //! The tick-producer's configuration; `default.toml` holds every key with its unit.
 
-use crate::candles::symbols::Symbols;
-use crate::clock::ClockConfig;
-use crate::{failover, state};
+use crate::failover;
 use anyhow::{Context, ensure};
+use marketflow_access::{ClockConfig, Symbols};
 use marketflow_kafka::{KafkaConfig, ProducerSettings, RegistryConfig};
 use marketflow_model::{Instrument, Interval};
 use marketflow_providers::{Provider, Repair, Timing, by_id};
@@ -271,7 +270,7 @@ impl Config {
         let standby = self.standby(provider)?;
         let instruments = match self.provider.instruments.as_slice() {
             [] => Vec::new(),
-            asked => Symbols::read(asked, provider, &state::home()).context("provider.instruments")?.all,
+            asked => Symbols::read(asked, provider, &marketflow_access::home()).context("provider.instruments")?.all,
         };
         let of = |provider: &Provider| (provider.limits.instruments_per_connection, provider.id);
         let standing_by = standby.as_ref().map(|(place, _)| of(place.provider));

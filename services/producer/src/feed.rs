@@ -4,7 +4,6 @@
 
 use crate::admin::{Request, Subscription};
 use crate::backfill::{Answer, Jobs};
-use crate::clock::VenueClock;
 use crate::controls::HeartbeatPace;
 use crate::intake::{Intake, Item};
 use crate::ledger::{Action, Ledger};
@@ -12,6 +11,7 @@ use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::state::StateFile;
 use crate::websocket::Command;
+use marketflow_access::VenueClock;
 use marketflow_model::{Control, Source, Timestamp, Trade};
 use marketflow_providers::{Event, Provider};
 use marketflow_runtime::Stop;

@@ -4,7 +4,7 @@
 //! nothing from what it carries.
 //!
 //! Read in this order: `websocket.rs` → `intake.rs` → `feed.rs` → `ledger.rs` → `publish.rs`; beside the path `failover.rs`, `backfill.rs`,
-//! `restart.rs`, `passes.rs`.
+//! `restart.rs`.
 //! `candles` is the other service of this crate: minute candles by request.
 //!
 //! Next: `websocket.rs`.
@@ -12,7 +12,6 @@
 pub mod admin;
 pub mod backfill;
 pub mod candles;
-pub mod clock;
 pub mod config;
 pub mod controls;
 pub mod failover;
@@ -20,7 +19,6 @@ pub mod feed;
 pub mod intake;
 pub mod ledger;
 pub mod metrics;
-pub mod passes;
 pub mod publish;
 pub mod restart;
 pub mod state;
@@ -31,15 +29,14 @@ use config::Place;
 
 use anyhow::Context;
 use backfill::Backfill;
-use clock::VenueClock;
 use controls::HeartbeatPace;
 use feed::Feed;
 use intake::Intake;
 use ledger::{Ledger, LedgerSettings};
+use marketflow_access::{Passes, VenueClock};
 use marketflow_kafka::{Decoder, Producer, Registry};
 use marketflow_runtime::{Exit, ExitContext, Lifecycle, on_thread};
 use metrics::Metrics;
-use passes::Passes;
 use publish::Publisher;
 use state::StateFile;
 use std::sync::Arc;
@@ -77,7 +74,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
         on_thread("topics", move || Publisher::new(producer, &ids, trace_every, metrics)).await.exit(Exit::Unreachable)?
     };
 
-    let folder = state::folder(&config.state.folder)?;
+    let folder = marketflow_access::folder(&config.state.folder)?;
     let (websocket_url, rest_url) = (checked.place.websocket_url.clone(), checked.place.rest_url.clone());
     let passes = |of: &Place| Passes::new(of.provider, &of.rest_url, &folder, &config.provider.credentials_file);
     let mut places = vec![(passes(&checked.place)?, checked.place, 0)];

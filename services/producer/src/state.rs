@@ -49,21 +49,6 @@ impl StateFile {
     }
 }
 
-/// `MARKETFLOW_HOME`.
-pub fn home() -> PathBuf {
-    PathBuf::from(std::env::var_os("MARKETFLOW_HOME").unwrap_or_else(|| ".marketflow".into()))
-}
-
-/// The folder configured, or `run/` below `MARKETFLOW_HOME` when that is empty; made if it is not there.
-///
-/// # Errors
-/// A folder that cannot be made.
-pub fn folder(configured: &Path) -> anyhow::Result<PathBuf> {
-    let folder = if configured.as_os_str().is_empty() { home().join("run") } else { configured.to_owned() };
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make the state folder {}", folder.display()))?;
-    Ok(folder)
-}
-
 /// What is subscribed at the start: the configuration and what was added at run time, less what was left at run time.
 pub fn merge(configured: &[Instrument], mut state: State) -> State {
     let wanted: Vec<Instrument> =
@@ -103,7 +88,8 @@ mod tests {
 
     #[test]
     fn the_file_reads_back_as_written_and_damage_names_the_cure() {
-        let folder = folder(&std::env::temp_dir().join(format!("marketflow-state-{}", std::process::id()))).unwrap();
+        let folder =
+            marketflow_access::folder(&std::env::temp_dir().join(format!("marketflow-state-{}", std::process::id()))).unwrap();
         let file = StateFile::new(&folder, "bitstamp");
         assert_eq!(file.read().unwrap(), State::default());
         let state = State { added: ["V:A".parse().unwrap()].into(), ..State::default() };

@@ -5,13 +5,12 @@
 //!
 //! Next: `intake.rs`, where everything read goes.
 
-use crate::clock::VenueClock;
 use crate::config::ConnectionConfig;
 use crate::intake::{ConnectionNumber, Intake, Item};
 use crate::metrics::Metrics;
-use crate::passes::Passes;
 use anyhow::anyhow;
 use futures_util::{SinkExt, StreamExt};
+use marketflow_access::{Passes, VenueClock};
 use marketflow_model::{Instrument, Timestamp};
 use marketflow_pacing::{AttemptBudget, Backoff, BackoffSettings};
 use marketflow_providers::{Connection, Event, Frame, KEY_REFUSED, Malformed, Provider, Secret, Timing};

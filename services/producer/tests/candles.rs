@@ -3,15 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test helper that cannot go on fails its test")]
 
+use marketflow_access::{self as access, Passes, SharedBudget, VenueClock};
 use marketflow_contract::topics;
 use marketflow_model::{Bar, BarKind, Candle, Control, ControlKind, Feed, Instrument, Interval, Quality, Timestamp};
 use marketflow_pacing::Class;
-use marketflow_producer::candles::budget::SharedBudget;
 use marketflow_producer::candles::client::{Client, Question};
 use marketflow_producer::candles::config::{Checked, Config};
 use marketflow_producer::candles::{DEFAULTS, metrics::Metrics};
-use marketflow_producer::clock::VenueClock;
-use marketflow_producer::passes::Passes;
 use marketflow_providers::{CandleCall, CandlePage};
 use marketflow_testkit::{TestStack, eventually};
 use serde_json::Value;
@@ -132,9 +130,12 @@ async fn client(broker: &Broker, folder: &Path, per_second: u32) -> Client {
     let metrics = Arc::new(Metrics::new(&registry, "kis"));
     let passes = Passes::new(checked.provider, &checked.rest_url, folder, &config.provider.credentials_file).unwrap().unwrap();
     let file = folder.join(format!("budget-{}.json", passes.owner()));
-    let budget = SharedBudget::new(&file, checked.limits.clone(), metrics.clone()).unwrap();
+    let budget = SharedBudget::new(&file, checked.limits.clone(), metrics.access.clone()).unwrap();
     let clock = VenueClock::connect(&config.clock).await.unwrap();
-    Client::new(&checked, &config, passes, budget, clock, metrics).unwrap()
+    let (url, spared) = (&checked.rest_url, config.budget.spared_for_live);
+    let counted = metrics.access.clone();
+    let calls = access::Client::new(checked.provider, url, &config.request, spared, passes, budget, clock, counted).unwrap();
+    Client::new(checked.candles, calls)
 }
 
 fn past_page(hour: i64) -> CandlePage {

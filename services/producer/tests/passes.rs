@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test helper that cannot go on fails its test")]
 
-use marketflow_producer::passes::Passes;
+use marketflow_access::Passes;
 use marketflow_providers::{PassKind, by_id};
 use marketflow_testkit::TestStack;
 use std::os::unix::fs::PermissionsExt;

@@ -7,15 +7,15 @@
 //!
 //! **Source**: the broker's portal pages of both calls and its public samples, read 2026-11.
 //!
-//! Next: `services/producer/src/candles/client.rs`, which sends them.
+//! Next: `services/producer/src/candles/client.rs`, which asks.
 
 use super::{APP_KEY, APP_SECRET};
 use crate::candles::{CandleRow, Traded};
 use crate::krx::{korean_date_and_time, korean_time};
 use crate::number::{FieldError, integer, price, quantity, shown};
 use crate::{
-    CallError, CandleCall, CandleLimits, CandlePage, CandleRequest, CandleRows, Candles, Credentials, Malformed, RestAnswer,
-    Secret, excerpt,
+    CallError, CallLimits, CallRequest, CandleCall, CandlePage, CandleRows, Candles, Credentials, Malformed, RestAnswer, Secret,
+    excerpt,
 };
 use marketflow_model::{Amount, Feed, Instrument, Session, Timestamp};
 use serde::Deserialize;
@@ -35,8 +35,8 @@ const PAST_MINUTES: u16 = 120;
 const TODAYS_MINUTES: u16 = 30;
 
 impl Candles for KisCandles {
-    fn limits(&self) -> CandleLimits {
-        CandleLimits { calls: 18, within: Duration::from_secs(1), per_day: Some(1_000_000) }
+    fn limits(&self) -> CallLimits {
+        CallLimits { calls: 18, within: Duration::from_secs(1), per_day: Some(1_000_000) }
     }
 
     fn pages(&self, session: &Session, from: Timestamp, to: Timestamp, is_today: bool) -> Vec<CandlePage> {
@@ -51,7 +51,7 @@ impl Candles for KisCandles {
         _: Option<&str>,
         credentials: &Credentials,
         pass: &Secret,
-    ) -> CandleRequest {
+    ) -> CallRequest {
         let (date, time) = korean_date_and_time(page.last());
         let code = instrument.symbol();
         let common = format!("FID_COND_MRKT_DIV_CODE=J&FID_INPUT_ISCD={code}&FID_INPUT_HOUR_1={time}&FID_PW_DATA_INCU_YN=N");
@@ -70,7 +70,7 @@ impl Candles for KisCandles {
             ("tr_id", Secret::new(tr_id)),
             ("custtype", Secret::new("P")),
         ];
-        CandleRequest { path_and_query, headers, body: None }
+        CallRequest { path_and_query, headers, body: None }
     }
 
     /// A page is no longer than an answer.

@@ -7,16 +7,14 @@
 //!
 //! **Source**: the broker's manual on ka10080, read 2026-11; the limit of a call's own (two within two seconds) is what its customers measured.
 //!
-//! Next: `services/producer/src/candles/client.rs`, which sends them.
+//! Next: `services/producer/src/candles/client.rs`, which asks.
 
 use super::parse::unsigned;
 use super::rest::{self, Call, envelope};
 use crate::candles::{CandleRow, Traded};
 use crate::krx::{korean_date, korean_time};
 use crate::number::{FieldError, price, quantity};
-use crate::{
-    CallError, CandleCall, CandleLimits, CandlePage, CandleRequest, CandleRows, Candles, Credentials, RestAnswer, Secret,
-};
+use crate::{CallError, CallLimits, CallRequest, CandleCall, CandlePage, CandleRows, Candles, Credentials, RestAnswer, Secret};
 use marketflow_model::{Amount, Feed, Instrument, Session, Timestamp};
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -27,8 +25,8 @@ use std::time::Duration;
 pub struct KiwoomCandles;
 
 impl Candles for KiwoomCandles {
-    fn limits(&self) -> CandleLimits {
-        CandleLimits { calls: 2, within: Duration::from_secs(2), per_day: None }
+    fn limits(&self) -> CallLimits {
+        CallLimits { calls: 2, within: Duration::from_secs(2), per_day: None }
     }
 
     fn pages(&self, session: &Session, from: Timestamp, to: Timestamp, is_today: bool) -> Vec<CandlePage> {
@@ -44,10 +42,10 @@ impl Candles for KiwoomCandles {
         further: Option<&str>,
         _: &Credentials,
         pass: &Secret,
-    ) -> CandleRequest {
+    ) -> CallRequest {
         let call = Call::minutes(instrument, &korean_date(page.last()));
         let headers = call.headers(pass, further);
-        CandleRequest { path_and_query: call.path.to_owned(), headers, body: Some(call.body) }
+        CallRequest { path_and_query: call.path.to_owned(), headers, body: Some(call.body) }
     }
 
     fn further<'a>(&self, header: &dyn Fn(&'static str) -> Option<&'a str>) -> Option<&'a str> {

@@ -1,21 +1,16 @@
 //! The candle-producer's configuration; `candles.toml` holds every key with its unit.
 
-use crate::clock::ClockConfig;
 use crate::config::{PublishConfig, StateConfig};
 use anyhow::{Context, ensure};
+use marketflow_access::config::max_calls_variable;
+use marketflow_access::{BudgetConfig, ClockConfig, RequestConfig};
 use marketflow_kafka::{KafkaConfig, RegistryConfig};
-use marketflow_pacing::{BackoffSettings, BreakerSettings, Limits, WindowLimit};
+use marketflow_pacing::Limits;
 use marketflow_providers::{Candles, Provider, by_id, candles_of};
 use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// Name of the variable that lowers the calls a second.
-const MAX_CALLS_VARIABLE: &str = "MAX_API_CALLS_PER_SECOND";
-const ONE_SECOND: Duration = Duration::from_secs(1);
-/// A call is over so long after the wait for its answer ended.
-const OVER_AFTER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Everything the candle-producer is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -86,55 +81,6 @@ pub struct ProviderConfig {
     pub credentials_file: PathBuf,
 }
 
-/// Section `[budget]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BudgetConfig {
-    /// Calls a second; 0 = as the venue allows.
-    pub calls_per_second: u32,
-    /// Calls a day; 0 = as the venue allows.
-    pub calls_per_day: u64,
-    /// Of a second's calls, what history leaves alone while the market is open.
-    pub spared_for_live: u32,
-}
-
-/// Section `[request]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RequestConfig {
-    /// Wait for an answer.
-    #[serde(with = "humantime_serde")]
-    pub timeout: Duration,
-    /// Least wait after a failure.
-    #[serde(with = "humantime_serde")]
-    pub backoff_min: Duration,
-    /// Longest wait after a failure.
-    #[serde(with = "humantime_serde")]
-    pub backoff_max: Duration,
-    /// Failures in a row of one call before it is given up.
-    pub attempts: u32,
-    /// Failures in a row of all calls before the venue is left alone.
-    pub breaker_failures: u32,
-    /// For how long at first.
-    #[serde(with = "humantime_serde")]
-    pub breaker_open: Duration,
-    /// And at most.
-    #[serde(with = "humantime_serde")]
-    pub breaker_open_max: Duration,
-}
-
-impl RequestConfig {
-    /// As the back-off takes it.
-    pub fn backoff(&self) -> BackoffSettings {
-        BackoffSettings { min: self.backoff_min, max: self.backoff_max, reset_after: Duration::ZERO }
-    }
-
-    /// As the circuit breaker takes it.
-    pub fn breaker(&self) -> BreakerSettings {
-        BreakerSettings { failures: self.breaker_failures, open_for: self.breaker_open, open_for_max: self.breaker_open_max }
-    }
-}
-
 /// Section `[backfill]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -181,7 +127,7 @@ impl Config {
     /// # Errors
     /// The first key that cannot be, with the cure.
     pub fn validate(&self) -> anyhow::Result<Checked> {
-        self.check(std::env::var(MAX_CALLS_VARIABLE).ok().as_deref()).exit(Exit::Usage)
+        self.check(max_calls_variable().as_deref()).exit(Exit::Usage)
     }
 
     fn check(&self, max_calls: Option<&str>) -> anyhow::Result<Checked> {
@@ -194,28 +140,11 @@ impl Config {
             both.with_context(|| format!("provider.name {name:?} is none of those with minute candles: {}", known()))?;
         ensure!(self.backfill.days > 0, "backfill.days must be at least 1");
         ensure!(self.backfill.parallel > 0, "backfill.parallel must be at least 1");
-        ensure!(self.request.attempts > 0, "request.attempts must be at least 1");
-        ensure!(self.request.backoff_min <= self.request.backoff_max, "request.backoff_min exceeds request.backoff_max");
+        self.request.validate()?;
         ensure!(matches!(self.live.every_minutes, 1 | 5 | 15), "live.every_minutes must be 1, 5 or 15");
-        let own = candles.limits();
-        let mut window = match self.budget.calls_per_second {
-            0 => WindowLimit { calls: own.calls, window: own.within },
-            calls => WindowLimit { calls, window: ONE_SECOND },
-        };
-        if let Some(text) = max_calls.map(str::trim).filter(|text| !text.is_empty()) {
-            let calls = text.parse::<u32>().ok().filter(|calls| *calls > 0);
-            let calls = calls.with_context(|| format!("{MAX_CALLS_VARIABLE} {text:?} is no number above 0"))?;
-            let lower = WindowLimit { calls, window: ONE_SECOND };
-            window = if lower.per_second() < window.per_second() { lower } else { window };
-        }
-        let per_day = if self.budget.calls_per_day == 0 { own.per_day } else { Some(self.budget.calls_per_day) };
+        let limits = self.budget.limits(candles.limits(), &self.request, max_calls)?;
         let rest_url = if self.provider.rest_url.is_empty() { provider.rest_url } else { &self.provider.rest_url };
-        Ok(Checked {
-            provider,
-            candles,
-            rest_url: rest_url.trim_end_matches('/').to_owned(),
-            limits: Limits { windows: vec![window], per_day, call_over_after: self.request.timeout + OVER_AFTER_TIMEOUT },
-        })
+        Ok(Checked { provider, candles, rest_url: rest_url.trim_end_matches('/').to_owned(), limits })
     }
 }
 
@@ -229,19 +158,6 @@ mod tests {
             table[&section].as_table_mut().unwrap().extend(keys.as_table().unwrap().clone());
         }
         table.try_into().unwrap()
-    }
-
-    #[test]
-    fn the_calls_a_second_are_the_venues_or_those_given_and_the_variable_only_lowers_them() {
-        let calls = |change: &str, variable| config(change).check(variable).unwrap().limits.windows[0].calls;
-        assert_eq!(calls("", None), 18);
-        assert_eq!(calls("", Some("5")), 5);
-        assert_eq!(calls("", Some("50")), 18);
-        assert_eq!(calls("[budget]\ncalls_per_second = 100", Some("")), 100);
-        let kiwoom = |variable| config("[provider]\nname = 'kiwoom'").check(variable).unwrap().limits;
-        let own = WindowLimit { calls: 2, window: Duration::from_secs(2) };
-        assert_eq!((kiwoom(None).windows, kiwoom(Some("1")).windows, kiwoom(None).per_day), (vec![own], vec![own], None));
-        assert!(config("").check(Some("0")).is_err() && config("").check(Some("many")).is_err());
     }
 
     #[test]

@@ -3,32 +3,26 @@
 //! Topics: `schemas/topics.toml`. Only one-minute candles are asked for; 5 and 15 minutes are folded from them by the processor. It lacks the
 //! broker's words (`crates/providers`) and any sum.
 //!
-//! Read in this order: `symbols.rs` (which) → `plan.rs` (what it costs) → `client.rs` and `budget.rs` (one call) → `check.rs` (what is
+//! Read in this order: `plan.rs` (what it costs) → `client.rs` (one page; calls are `crates/access`) → `check.rs` (what is
 //! believable) → `publish.rs` (to Kafka) → `journal.rs` and `backfill.rs` (history) → `live.rs` (today).
 //!
-//! Next: `symbols.rs`.
+//! Next: `plan.rs`.
 
 pub mod backfill;
-pub mod budget;
 pub mod check;
 pub mod client;
 pub mod config;
 pub mod journal;
-pub mod lease;
 pub mod live;
 pub mod metrics;
 pub mod plan;
 pub mod publish;
-pub mod symbols;
 
 pub use config::{Config, Mode};
 
-use crate::clock::VenueClock;
-use crate::passes::Passes;
-use crate::state;
 use anyhow::Context;
-use budget::SharedBudget;
 use client::Client;
+use marketflow_access::{self as access, Passes, SharedBudget, Symbols, VenueClock, lease};
 use marketflow_kafka::{Producer, Registry};
 use marketflow_model::Feed;
 use marketflow_runtime::{Exit, ExitContext, Lifecycle, on_thread};
@@ -38,7 +32,6 @@ use publish::Publisher;
 use serde::Serialize;
 use std::io::Write;
 use std::sync::Arc;
-use symbols::Symbols;
 use tracing::info;
 
 /// Every key with its default, commented.
@@ -50,11 +43,11 @@ pub const DEFAULTS: &str = include_str!("../../candles.toml");
 /// A configuration that cannot be, or a part that is not reachable; the message names the cure.
 pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let checked = config.validate()?;
-    let symbols = Symbols::read(&config.provider.symbols, checked.provider, &state::home()).exit(Exit::Usage)?;
+    let symbols = Symbols::read(&config.provider.symbols, checked.provider, &access::home()).exit(Exit::Usage)?;
     let clock = VenueClock::connect(&config.clock).await?;
     let metrics = Arc::new(Metrics::new(lifecycle.metrics(), checked.provider.id));
 
-    let folder = state::folder(&config.state.folder)?;
+    let folder = access::folder(&config.state.folder)?;
     let plan = Plan::new(&checked, &symbols, &config.backfill, clock.now()).exit(Exit::Usage)?;
     if config.mode == Mode::Plan {
         return say(&Said::Plan(&plan.summary(&checked.limits)));
@@ -63,8 +56,12 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let passes = Passes::new(checked.provider, &checked.rest_url, &folder, &config.provider.credentials_file)?
         .with_context(|| format!("{} issues no passes", checked.provider.id))?;
     let budget_file = folder.join(format!("{}-budget-{}.json", checked.provider.id, passes.owner()));
-    let budget = SharedBudget::new(&budget_file, checked.limits.clone(), metrics.clone())?;
-    let client = Client::new(&checked, &config, passes.clone(), budget, clock.clone(), metrics.clone())?;
+    let budget = SharedBudget::new(&budget_file, checked.limits.clone(), metrics.access.clone())?;
+    let (url, spared) = (&checked.rest_url, config.budget.spared_for_live);
+    let (clock_of_calls, counted) = (clock.clone(), metrics.access.clone());
+    let calls =
+        access::Client::new(checked.provider, url, &config.request, spared, passes.clone(), budget, clock_of_calls, counted)?;
+    let client = Client::new(checked.candles, calls);
 
     let registry = Registry::new(&config.registry)?;
     let ids = registry.ids().await.map_err(crate::reachable)?;

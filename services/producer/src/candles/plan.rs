@@ -3,10 +3,10 @@
 //! Next: `client.rs`.
 
 use super::config::{BackfillConfig, Checked};
-use super::symbols::Symbols;
 use anyhow::{Context, ensure};
 use jiff::Span;
 use jiff::civil::Date;
+use marketflow_access::{Symbols, date_of};
 use marketflow_model::{Calendar, Instrument, Interval, Session, SessionKind, Timestamp};
 use marketflow_pacing::{Limits, WindowLimit};
 use marketflow_providers::CandlePage;
@@ -131,12 +131,6 @@ impl Plan {
 /// Regular sessions that open on these days, both ends included.
 pub fn regular(calendar: &Calendar, from: Date, to: Date) -> Vec<Session> {
     calendar.sessions(from, to).into_iter().filter(|session| session.kind == SessionKind::Regular).collect()
-}
-
-/// The local date.
-pub fn date_of(calendar: &Calendar, at: Timestamp) -> Date {
-    let at = jiff::Timestamp::from_microsecond(at.micros()).unwrap_or_default();
-    at.to_zoned(calendar.zone().clone()).date()
 }
 
 /// How many bars of each interval these minutes make.

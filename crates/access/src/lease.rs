@@ -3,7 +3,7 @@
 //! The lease is a file's lock, so it ends with its holder, however that ends, and holds on one machine. Several machines with one key need a
 //! lease elsewhere; none is built.
 //!
-//! Next: `backfill.rs`.
+//! Next: `services/producer/src/candles/backfill.rs`.
 
 use anyhow::Context;
 use marketflow_runtime::Stop;
@@ -30,7 +30,7 @@ pub async fn take(path: &Path, stop: &Stop) -> anyhow::Result<Option<File>> {
             Err(TryLockError::Error(problem)) => return Err(problem).with_context(doing),
             Err(TryLockError::WouldBlock) => {
                 if !std::mem::replace(&mut told, true) {
-                    info!(lease = %path.display(), "another candle-producer of this key works; waiting to take over");
+                    info!(lease = %path.display(), "another collector of this key works; waiting to take over");
                 }
                 tokio::select! {
                     () = stop.wait() => return Ok(None),

@@ -2,7 +2,7 @@
 //!
 //! `@NAME` is `symbols/NAME.toml` below `MARKETFLOW_HOME`, else a set that comes with the program. Sets list their symbols busiest first.
 //!
-//! Next: `plan.rs`.
+//! Next: `clock.rs`.
 
 use anyhow::{Context, bail, ensure};
 use marketflow_model::Instrument;
@@ -13,7 +13,7 @@ use std::path::Path;
 
 /// Sets that come with the program.
 const BUILT_IN: &[(&str, &str)] =
-    &[("krx10", include_str!("../../symbols/krx10.toml")), ("krx97", include_str!("../../symbols/krx97.toml"))];
+    &[("krx10", include_str!("../symbols/krx10.toml")), ("krx97", include_str!("../symbols/krx97.toml"))];
 
 /// What is asked for, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! start at once, one asks and the others read; and the venue's least time between two requests holds over all of them, also over failures and
 //! restarts, because the last attempt stands in the file. Times here are the wall's: they are the venue's own, whatever is played.
 //!
-//! Next: `websocket.rs`, which shows the pass.
+//! Next: `config.rs`; a socket shows its pass in `services/producer/src/websocket.rs`.
 
 use anyhow::{Context, anyhow, ensure};
 use marketflow_providers::{Credentials, Ends, Login, LoginRequest, Pass, PassKind, Provider, RestAnswer, RestError, Secret};
@@ -60,11 +60,7 @@ impl Passes {
         hash.update(url);
         provider.credentials.iter().for_each(|name| hash.update(credentials.get(name).expose()));
         let owner = hex::encode(&hash.finalize()[..8]);
-        let mut http = reqwest::Client::builder().timeout(ANSWER_WITHIN);
-        if crate::backfill::on_this_machine(url) {
-            http = http.no_proxy();
-        }
-        let http = http.build().context("the client for requests to the venue")?;
+        let http = crate::http_client(url, ANSWER_WITHIN)?;
         Ok(Some(Self { provider, login, credentials, url: url.to_owned(), folder: folder.to_owned(), owner, http }))
     }
 

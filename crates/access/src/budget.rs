@@ -6,7 +6,7 @@
 //!
 //! Next: `client.rs`.
 
-use super::metrics::Metrics;
+use crate::metrics::Metrics;
 use anyhow::Context;
 use marketflow_pacing::{Budget, Denied, Limits, Permit};
 use std::fs::{File, OpenOptions};

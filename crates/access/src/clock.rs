@@ -4,7 +4,8 @@
 //! to be evidence; [`VenueClock::now`] adds what should have passed since, for stamps. At maximum speed nothing can be added.
 
 use anyhow::Context;
-use marketflow_model::Timestamp;
+use jiff::civil::Date;
+use marketflow_model::{Calendar, Timestamp};
 use marketflow_providers::Moment;
 use marketflow_runtime::{Exit, ExitContext};
 use serde::{Deserialize, Serialize};
@@ -148,6 +149,12 @@ impl VenueClock {
         *highest = (*highest).max(now);
         *highest
     }
+}
+
+/// The local date.
+pub fn date_of(calendar: &Calendar, at: Timestamp) -> Date {
+    let at = jiff::Timestamp::from_microsecond(at.micros()).unwrap_or_default();
+    at.to_zoned(calendar.zone().clone()).date()
 }
 
 async fn read(http: &reqwest::Client, url: &str) -> anyhow::Result<Reading> {
