@@ -280,7 +280,8 @@ fn expressions() -> Vec<(String, String)> {
 
 /// The metrics named in the services' and the runtime's `metrics.rs`.
 fn exported() -> BTreeSet<String> {
-    let folders = files("services", "metrics.rs").into_iter().chain(["crates/runtime/src/metrics.rs".to_owned()]);
+    let shared = ["crates/runtime/src/metrics.rs", "crates/access/src/metrics.rs"].map(str::to_owned);
+    let folders = files("services", "metrics.rs").into_iter().chain(shared);
     folders
         .flat_map(|file| {
             let text = read(&file);

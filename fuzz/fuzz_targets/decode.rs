@@ -10,12 +10,12 @@ mod agreement;
 
 use agreement::check_agreement;
 use libfuzzer_sys::fuzz_target;
-use marketflow_model::{Bar, Candle, Control, Envelope, FlowAggregate, FundFlow, Observation, Quote, Trade};
+use marketflow_model::{Bar, Candle, Control, Envelope, FlowAggregate, FundFlow, Observation, Quote, Reference, Trade};
 
 /// apache-avro allocates what a length claims, before it looks whether there is so much.
 const LONGEST: usize = 4_096;
 
-const CHECKS: [fn(&[u8]); 9] = [
+const CHECKS: [fn(&[u8]); 10] = [
     check_agreement::<Trade>,
     check_agreement::<Control>,
     check_agreement::<Candle>,
@@ -25,6 +25,7 @@ const CHECKS: [fn(&[u8]); 9] = [
     check_agreement::<Observation>,
     check_agreement::<FundFlow>,
     check_agreement::<FlowAggregate>,
+    check_agreement::<Reference>,
 ];
 
 fuzz_target!(|bytes: &[u8]| {

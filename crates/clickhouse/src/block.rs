@@ -222,7 +222,7 @@ impl RowWriter<'_> {
         self.bytes += 1 + bytes;
     }
 
-    /// `Array(T)`; a tuple's values are written one after the other.
+    /// `Array(T)`, also `Map(K, V)`; a tuple's values are written one after the other.
     pub fn array<T>(&mut self, items: impl Iterator<Item = T>, mut write: impl FnMut(&mut RowWriter<'_>, T)) {
         let (ends, values) = self.next().array();
         let mut end = ends.last().copied().unwrap_or(0);
@@ -274,6 +274,10 @@ impl Values {
         }
         if let Some(inner) = within("Array") {
             return Self::Array(Vec::new(), Box::new(Self::of(inner)));
+        }
+        // a map lies as an array of pairs does
+        if let Some(inner) = within("Map") {
+            return Self::Array(Vec::new(), Box::new(Self::Tuple(inner.split(", ").map(Self::of).collect())));
         }
         if let Some(inner) = within("Tuple") {
             return Self::Tuple(inner.split(", ").map(Self::of).collect());

@@ -40,6 +40,7 @@ migrations! {
     "015_audit_and_decisions.sql",
     "016_calendar_changes.sql",
     "017_flow_monthly.sql",
+    "019_reference.sql",
 }
 
 const HISTORY: &str = "CREATE TABLE IF NOT EXISTS schema_migrations \

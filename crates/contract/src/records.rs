@@ -8,7 +8,7 @@ use crate::codec::{DecodeError, Reader, Writer};
 use marketflow_model::{
     Amount, Bar, BarKind, BarSource, Candle, Condition, Conditions, Control, ControlKind, Envelope, EnvelopeClass, Feed,
     FeedState, FlowAggregate, FundFlow, Instrument, InstrumentRef, Interval, InvestorClass, Observation, Price, Quality,
-    Quantity, Quote, SeriesValue, Side, Source, Trade, TradeRef,
+    Quantity, Quote, Reference, ReferenceKind, SeriesValue, Side, Source, Trade, TradeRef,
 };
 
 /// A record type of the contract.
@@ -46,6 +46,7 @@ symbols! {
     BarSource: Unknown, Trades, Candles;
     EnvelopeClass: Unknown, Late, Quarantine, Undecodable, Refused, Redriven, Discarded;
     InvestorClass: Unknown, Foreign, Institution, Individual, OtherCorporation, Total;
+    ReferenceKind: Unknown, Instrument, Halt, EtfConstituent, CorporateAction;
 }
 
 impl Writer<'_> {
@@ -512,6 +513,49 @@ impl AvroRecord for FlowAggregate {
             input_count: r.long("input_count")?,
             stale: r.boolean("stale")?,
             revision: r.int("revision")?,
+        };
+        r.finish()?;
+        Ok(record)
+    }
+}
+
+impl AvroRecord for Reference {
+    const SCHEMA: Schema = Schema::Reference;
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        let mut w = Writer(out);
+        w.symbol(self.kind);
+        w.string(self.instrument.as_str());
+        w.string(&self.member);
+        w.timestamp(self.valid_from);
+        w.option(self.valid_to, Writer::timestamp);
+        w.option(self.name.as_deref(), Writer::string);
+        w.option(self.value, |w, v| w.decimal(v.scaled()));
+        if !self.attributes.is_empty() {
+            w.long(i64::try_from(self.attributes.len()).expect("few attributes"));
+            for (name, value) in &self.attributes {
+                w.string(name);
+                w.string(value);
+            }
+        }
+        w.long(0);
+        w.string(&self.provider);
+        w.timestamp(self.receive_time);
+    }
+
+    fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(body);
+        let record = Self {
+            kind: r.symbol("kind")?,
+            instrument: r.instrument()?,
+            member: r.text("member")?,
+            valid_from: r.timestamp("valid_from")?,
+            valid_to: r.option("valid_to", |r| r.timestamp("valid_to"))?,
+            name: r.option("name", |r| r.text("name"))?,
+            value: r.option("value", Reader::series_value)?,
+            attributes: r.array("attributes", |r| Ok((r.text("attributes")?, r.text("attributes")?)))?,
+            provider: r.text("provider")?,
+            receive_time: r.timestamp("receive_time")?,
         };
         r.finish()?;
         Ok(record)

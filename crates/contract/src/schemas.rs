@@ -69,6 +69,8 @@ schemas! {
     FundFlow = "fund_flow.v1";
     /// Flow over a window.
     FlowAggregate = "flow_aggregate.v1";
+    /// A fact about an instrument.
+    Reference = "reference.v1";
 }
 
 /// Rewrites an Avro body written under `writer` as a body of our own version of `reader`, by Avro's schema resolution.

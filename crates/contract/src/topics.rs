@@ -13,6 +13,8 @@ pub const CANDLES: &str = "market.candles.v1";
 pub const OBSERVATIONS: &str = "market.observations.v1";
 /// Reported flows; key: instrument.
 pub const FUND_FLOWS: &str = "market.fund-flows.v1";
+/// Instruments, their flags and halts; key: instrument.
+pub const REFERENCE: &str = "market.reference.v1";
 /// A copy of controls for people and tables.
 pub const FEED_STATUS: &str = "market.feed-status.v1";
 /// Final bars and their revisions; key: instrument.
@@ -100,6 +102,7 @@ mod tests {
             CANDLES,
             OBSERVATIONS,
             FUND_FLOWS,
+            REFERENCE,
             FEED_STATUS,
             BARS,
             BARS_LIVE,

@@ -14,7 +14,7 @@ use marketflow_contract::{AvroRecord, DecodeError, Schema, resolve};
 use marketflow_model::{
     Amount, Bar, BarKind, BarSource, Candle, Condition, Conditions, Control, ControlKind, Envelope, EnvelopeClass, Feed,
     FeedState, FlowAggregate, FundFlow, Instrument, Interval, InvestorClass, Observation, Price, Quality, Quantity, Quote,
-    SeriesValue, Side, Source, Timestamp, Trade, parse_scaled,
+    Reference, ReferenceKind, SeriesValue, Side, Source, Timestamp, Trade, parse_scaled,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -89,6 +89,7 @@ every_record! {
     observation: Observation, "observation.v1", observations();
     fund_flow: FundFlow, "fund_flow.v1", fund_flows();
     flow_aggregate: FlowAggregate, "flow_aggregate.v1", flow_aggregates();
+    reference: Reference, "reference.v1", references();
 }
 
 // ---- what is checked
@@ -596,6 +597,25 @@ fn flow_aggregates() -> impl Strategy<Value = FlowAggregate> {
                 stale,
                 revision,
             }
+        },
+    )
+}
+
+fn references() -> impl Strategy<Value = Reference> {
+    let kind = one_of(&[
+        ReferenceKind::Unknown,
+        ReferenceKind::Instrument,
+        ReferenceKind::Halt,
+        ReferenceKind::EtfConstituent,
+        ReferenceKind::CorporateAction,
+    ]);
+    let value = maybe(longs().prop_map(|v| SeriesValue::from_scaled(v.into()).unwrap()));
+    let texts_of = (texts(), maybe(texts()), texts(), vec((texts(), texts()), 0..4));
+    (kind, instruments(), (times(), maybe(times()), times()), value, texts_of).prop_map(
+        |(kind, instrument, times, value, texts)| {
+            let (valid_from, valid_to, receive_time) = times;
+            let (member, name, provider, attributes) = texts;
+            Reference { kind, instrument, member, valid_from, valid_to, name, value, attributes, provider, receive_time }
         },
     )
 }

@@ -53,6 +53,21 @@ pub(crate) fn korean_time(field: &str, date: &str, time: &str) -> Result<Timesta
     Timestamp::parse(&text).map_err(|_| bad())
 }
 
+/// `YYYYMMDD` as `YYYY-MM-DD`, where it is a date.
+pub(crate) fn dashed(date: &str) -> Option<String> {
+    jiff::civil::Date::strptime("%Y%m%d", date).ok().map(|date| date.to_string())
+}
+
+/// The start of a day in Korea, `YYYYMMDD`; `None` where nothing or zeros stand.
+pub(crate) fn korean_day(field: &str, date: &str) -> Result<Option<Timestamp>, FieldError> {
+    if date.bytes().all(|digit| matches!(digit, b'0' | b' ')) {
+        return Ok(None);
+    }
+    let bad = || (Malformed::BadTime, format!("{field}: no day: {}", shown(date)));
+    let day = dashed(date).ok_or_else(bad)?;
+    Timestamp::parse(&format!("{day}T00:00:00+09:00")).map(Some).map_err(|_| bad())
+}
+
 /// The date in Korea, `YYYYMMDD`.
 pub(crate) fn korean_date(at: Timestamp) -> String {
     korean_date_and_time(at).0

@@ -13,6 +13,7 @@ pub mod kis;
 pub mod kiwoom;
 mod krx;
 mod login;
+mod master;
 mod number;
 pub mod series;
 mod session;
@@ -25,6 +26,7 @@ use std::time::Duration;
 pub use call::{CallError, CallLimits, CallRequest};
 pub use candles::{CandleCall, CandlePage, CandleRows, Candles, candles_of};
 pub use login::{Credentials, Ends, KEY_REFUSED, Login, LoginRequest, Pass, PassKind, Secret};
+pub use master::{Listing, Master, MasterQuestion, MasterRows, attribute, master_of};
 pub use session::Timing;
 
 /// Every provider, sorted by id.

@@ -23,22 +23,30 @@ struct Cli {
 
 impl Cli {
     fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_marketflow"))
+        let Output { status, stdout, stderr } = self.output(arguments, &self.rest);
+        let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+        assert!(!out.contains("the-secret") && !err.contains("the-secret"), "a secret was printed");
+        assert!(status.success() || status.code() == Some(2), "{arguments:?} ended with {status}\n{out}\n{err}");
+        (status.code(), out.into_owned())
+    }
+
+    /// Of the broker at `rest`; where it is empty the verb asks none.
+    fn output(&self, arguments: &[&str], rest: &str) -> Output {
+        let broker = ["--rest-url", rest, "--clock", &self.clock];
+        Command::new(env!("CARGO_BIN_EXE_marketflow"))
             .args(arguments)
-            .args(["--rest-url", &self.rest, "--clock", &self.clock])
+            .args(if rest.is_empty() { &[][..] } else { &broker[..] })
             .env("MARKETFLOW_HOME", &self.home)
             .env("MARKETFLOW__KAFKA__BOOTSTRAP_SERVERS", &self.kafka)
             .env("MARKETFLOW__REGISTRY__URL", &self.registry)
             .env("MARKETFLOW__CLICKHOUSE__URL", &self.clickhouse)
             .env("KIS_APP_KEY", "the-key")
             .env("KIS_APP_SECRET", "the-secret")
+            .env("KIWOOM_APP_KEY", "the-key")
+            .env("KIWOOM_SECRET_KEY", "the-secret")
             .env("LANG", "C")
             .output()
-            .unwrap();
-        let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
-        assert!(!out.contains("the-secret") && !err.contains("the-secret"), "a secret was printed");
-        assert!(status.success() || status.code() == Some(2), "{arguments:?} ended with {status}\n{out}\n{err}");
-        (status.code(), out.into_owned())
+            .unwrap()
     }
 }
 
@@ -105,5 +113,27 @@ async fn bars_of_a_day_of_trades_are_the_brokers_candles_but_where_a_hole_is_tol
     // What is there is not fetched again.
     let (code, again) = ask(words("reconcile --day 2026-11-20 --no-fetch --json"));
     assert_eq!((code, &again["minutes"]), (Some(0), &Value::from(minutes)));
+
+    // The other broker's candles are other candles: there are none before they are fetched, and these are not taken for them.
+    let kiwoom = cli.rest.replace("/kis", "/kiwoom");
+    let none = cli.output(&["reconcile", "--day", "2026-11-20", "--no-fetch", "--against", "kiwoom"], &kiwoom);
+    let problem = String::from_utf8_lossy(&none.stderr).into_owned();
+    assert!(none.status.code() == Some(1) && problem.contains("nothing to compare"), "{problem}");
+    let wanted = words("reconcile --day 2026-11-20 --against kiwoom --symbols 000010,000020 --timeout 120 --json");
+    let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+    let there = cli.output(&wanted, &kiwoom);
+    let problem = String::from_utf8_lossy(&there.stderr).into_owned();
+    let report: Value = serde_json::from_slice(&there.stdout).unwrap_or_else(|_| panic!("{problem}"));
+    assert_eq!((there.status.code(), &report["minutes"]), (Some(0), &Value::from(minutes)), "{report}");
+
+    // What the broker says of the two, and what stands on the topic then.
+    let (code, seen) = ask(words("reference refresh --symbols 000010,000020 --json"));
+    assert_eq!((code, &seen["new"], &seen["published"]), (Some(0), &Value::from(2), &Value::from(2)), "{seen}");
+    let (_, seen) = ask(words("reference refresh --symbols 000010,000020 --json"));
+    assert_eq!(seen["published"], 0, "{seen}");
+    let list = |arguments: &[&str]| serde_json::from_slice::<Value>(&cli.output(arguments, "").stdout).unwrap();
+    let rows = list(&["reference", "list", "000010", "--json"]);
+    assert_eq!((rows.as_array().unwrap().len(), &rows[0]["attributes"]["market"]), (1, &Value::from("KOSPI")), "{rows}");
+    assert_eq!(list(&["reference", "list", "--flagged", "--json"]), Value::Array(Vec::new()));
     stack.stop().await;
 }

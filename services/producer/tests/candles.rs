@@ -1,17 +1,20 @@
-//! Minute candles of the simulated brokers: the key's budget over several clients, a back-fill that is killed, a live session that is killed, and
-//! both brokers about one exchange.
+//! The candle-producer and the simulated brokers: the key's budget over several clients, a back-fill that is killed, a live session that is killed,
+//! both brokers about one exchange, and their masters of instruments over two days.
 
 #![expect(clippy::unwrap_used, reason = "a test helper that cannot go on fails its test")]
 
 use marketflow_access::{self as access, Passes, SharedBudget, VenueClock};
 use marketflow_contract::topics;
-use marketflow_model::{Bar, BarKind, Candle, Control, ControlKind, Feed, Instrument, Interval, Quality, Timestamp};
+use marketflow_model::{
+    Bar, BarKind, Candle, Control, ControlKind, Feed, FeedState, Instrument, Interval, Quality, Reference, ReferenceKind,
+    Timestamp,
+};
 use marketflow_pacing::Class;
 use marketflow_producer::candles::client::{Client, Question};
 use marketflow_producer::candles::config::{Checked, Config};
 use marketflow_producer::candles::{DEFAULTS, metrics::Metrics};
 use marketflow_providers::{CandleCall, CandlePage};
-use marketflow_testkit::{TestStack, eventually};
+use marketflow_testkit::{Located, TestStack, eventually};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -473,6 +476,165 @@ async fn both_brokers_tell_the_same_minutes_each_within_its_own_limit() {
     });
     assert_eq!(played, folded.collect());
     assert!(told["kiwoom"].len() > played.len() + 600, "{} and {}", told["kiwoom"].len(), played.len());
+    stack.stop().await;
+}
+
+fn facts(located: Vec<Located<Reference>>, provider: &str) -> Vec<Reference> {
+    located.into_iter().map(|of| of.record).filter(|fact| fact.provider == provider).collect()
+}
+
+/// Both brokers' masters over two days: everything at first, then only what changed, and nothing again. What is halted is said in-band, and what is
+/// not listed is not asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_masters_first_look_says_everything_the_next_day_only_what_changed_and_a_restart_nothing() {
+    let mut stack = TestStack::start().await.unwrap();
+    stack.start_service("sink", &[]).await.unwrap();
+    let tapes = r#"[{kind="krx-day",date="2026-11-17",trades=300,listings=[{code="000010"}]},{kind="krx-day",date="2026-11-18",trades=300,listings=[{code="000020"}]}]"#;
+    let settings = [
+        ("tapes", tapes),
+        ("kis.issue_interval", "0s"),
+        ("clock.speed", "1200x"),
+        ("kis.master", "40"),
+        ("kiwoom.list_rows", "15"),
+        ("kiwoom.calls_per_second", "100"),
+        ("kiwoom.calls_of_one", "100"),
+    ];
+    let broker = Broker::start(&mut stack, &settings).await;
+    let kiwoom = broker.url.replace("/kis", "/kiwoom");
+    let look = async |provider: &str, symbols: &str| {
+        let (name, url) = (format!("{provider:?}"), if provider == "kis" { broker.url.clone() } else { kiwoom.clone() });
+        let settings = [
+            ("mode", "reference"),
+            ("provider.name", name.as_str()),
+            ("provider.rest_url", &url),
+            ("provider.symbols", symbols),
+            ("budget.calls_per_second", "18"),
+        ];
+        let child = broker.candle_producer(&stack, &settings);
+        let (code, said) = on_thread(|| watch(child, |_| false)).await;
+        assert_eq!(code, Some(0), "{said:?}");
+        said.last().unwrap()["of"].clone()
+    };
+    let published = async |provider: &str| facts(stack.read::<Reference>(topics::REFERENCE).await.unwrap(), provider);
+
+    // The first day: all of them, page by page, and the one that is halted.
+    let any = r#"["000010"]"#;
+    let seen = look("kiwoom", any).await;
+    assert_eq!(
+        (&seen["instruments"], &seen["new"], &seen["halted"], &seen["published"]),
+        (&42.into(), &42.into(), &1.into(), &43.into())
+    );
+    let first = published("kiwoom").await;
+    let midnight = |day: &str| Timestamp::parse(&format!("{day}T00:00:00+09:00")).unwrap();
+    assert_eq!(first.len(), 43);
+    assert!(first.iter().all(|fact| fact.valid_from == midnight("2026-11-17") && fact.valid_to.is_none()));
+    let halted = |facts: &[Reference], provider: &str| {
+        let lasting = facts.iter().rfind(|fact| fact.kind == ReferenceKind::Halt && fact.valid_to.is_none());
+        lasting.unwrap_or_else(|| panic!("{provider} halts nothing")).instrument.clone()
+    };
+    let first_halted = halted(&first, "kiwoom");
+
+    // The live service looks by itself before the session, and says the halt where the candles are.
+    let symbols = format!(r#"["000010","{}"]"#, first_halted.symbol());
+    let settings =
+        [("mode", "live"), ("provider.symbols", symbols.as_str()), ("live.every_minutes", "5"), ("clock.poll_interval", "20ms")];
+    let mut live = broker.candle_producer(&stack, &settings);
+    eventually(PATIENCE, async || {
+        let said = published("kis").await;
+        anyhow::ensure!(said.len() == 3, "{} facts", said.len());
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(halted(&published("kis").await, "kis"), first_halted);
+    broker.tell("start").await;
+    let control = eventually(PATIENCE, async || {
+        let controls = stack.read::<Control>(topics::CANDLES).await?;
+        let halt = controls.into_iter().map(|of| of.record).find(|control| control.kind == ControlKind::Halt);
+        halt.ok_or_else(|| anyhow::anyhow!("no halt is said"))
+    })
+    .await
+    .unwrap();
+    live.kill().unwrap();
+    live.wait().unwrap();
+    assert_eq!((control.instrument, control.state), (Some(first_halted.clone()), FeedState::Down));
+    assert_eq!(control.from, Some(Timestamp::parse("2026-11-17T09:00:00+09:00").unwrap()));
+
+    // The next day: one comes, one goes, one halt ends, another begins, one warning moves on.
+    broker.tell_more("speed", &serde_json::json!({"speed": "max"})).await;
+    eventually(PATIENCE, async || {
+        let status = broker.status().await;
+        anyhow::ensure!(status["finished"] == true, "still playing: {status}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let seen = look("kiwoom", any).await;
+    let count = |name: &str| seen[name].as_u64().unwrap();
+    assert_eq!(["new", "delisted", "halted", "resumed", "changed"].map(count), [1, 1, 1, 1, 2], "{seen}");
+    let all = published("kiwoom").await;
+    let second = &all[43..];
+    assert_eq!((second.len() as u64, seen["day"].as_str()), (6, Some("2026-11-18")));
+    let resumed = second.iter().find(|fact| fact.kind == ReferenceKind::Halt && fact.valid_to.is_some()).unwrap();
+    assert_eq!(
+        (&resumed.instrument, resumed.valid_from, resumed.valid_to),
+        (&first_halted, midnight("2026-11-17"), Some(midnight("2026-11-18")))
+    );
+    let gone = second.iter().find(|fact| fact.kind == ReferenceKind::Instrument && fact.valid_to.is_some()).unwrap().clone();
+    assert_eq!((gone.valid_from, gone.valid_to), (midnight("2026-11-17"), Some(midnight("2026-11-18"))));
+    let second_halted = halted(second, "kiwoom");
+    assert_ne!(second_halted, first_halted);
+
+    // Nothing twice, also when the file of this machine is lost.
+    assert_eq!(look("kiwoom", any).await["published"], 0);
+    std::fs::remove_file(broker.home.join("run/kiwoom-reference.json")).unwrap();
+    assert_eq!(look("kiwoom", any).await["published"], 0);
+    assert_eq!(published("kiwoom").await.len(), 49);
+
+    // A back-fill asks for nothing of what is gone, and expects nothing of what is halted.
+    let symbols = format!(r#"["000020","{}","{}"]"#, second_halted.symbol(), gone.instrument.symbol());
+    let seen = look("kis", &symbols).await;
+    assert_eq!((&seen["instruments"], &seen["halted"], &seen["unknown"]), (&3.into(), &1.into(), &0.into()), "{seen}");
+    let settings = [
+        ("mode", "backfill"),
+        ("provider.symbols", symbols.as_str()),
+        ("backfill.days", "1"),
+        ("backfill.until", "\"2026-11-18\""),
+    ];
+    let child = broker.candle_producer(&stack, &settings);
+    let (code, said) = on_thread(|| watch(child, |_| false)).await;
+    let result = &said.last().unwrap()["of"];
+    assert_eq!((code, &result["plan"]["symbols"], &result["plan"]["not_listed"]), (Some(0), &2.into(), &1.into()), "{result}");
+    let states: Vec<(&str, u64)> = result["symbols"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|symbol| {
+            (symbol["sessions"][0]["state"].as_str().unwrap(), symbol["sessions"][0]["counts"][0]["expected"].as_u64().unwrap())
+        })
+        .collect();
+    assert_eq!(states, [("complete", 381), ("halted", 0)]);
+
+    // And all of it can be asked of the tables.
+    let total = 49 + published("kis").await.len();
+    eventually(PATIENCE, async || {
+        let rows = stack.query("SELECT count() FROM reference_log").await?;
+        anyhow::ensure!(rows.trim() == total.to_string(), "{} of {total} rows", rows.trim());
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let of = async |sql: &str| stack.query(sql).await.unwrap().trim().to_owned();
+    assert_eq!(
+        of("SELECT count(), countIf(valid_to IS NULL), countIf(halted) FROM instruments WHERE provider = 'kiwoom'").await,
+        "43\t42\t1"
+    );
+    let halts = format!("SELECT instrument, to_time FROM halts WHERE provider = 'kiwoom' AND instrument = '{first_halted}'");
+    assert_eq!(of(&halts).await, format!("{first_halted}\t2026-11-17 15:00:00.000000"));
+    let flags = "SELECT market, kind, listed_on FROM instruments WHERE provider = 'kiwoom' AND instrument = 'KRX:000020'";
+    assert_eq!(of(flags).await, "KOSPI\tstock\t1975-06-11");
+    let (calls, excess) = broker.calls().await;
+    assert_eq!((excess, &broker.status().await["kiwoom_excess"]), (0, &0.into()), "of {calls} calls");
     stack.stop().await;
 }
 

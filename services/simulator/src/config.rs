@@ -282,6 +282,8 @@ pub struct KisConfig {
     pub answer_after: Duration,
     /// Codes that are not known; every other one of six characters is.
     pub unlisted: Vec<String>,
+    /// Instruments in the masters beside those of the tapes; each weekday one comes and one goes.
+    pub master: i64,
     /// Days on which the exchange is closed, beside weekends.
     pub holidays: Vec<String>,
     /// Days on which it opens an hour late.
@@ -332,6 +334,8 @@ pub struct KiwoomConfig {
     pub chart_rows: usize,
     /// Days that charts go back from today.
     pub chart_days: u16,
+    /// Rows of one list of instruments.
+    pub list_rows: usize,
 }
 
 /// Section `[series]`.

@@ -9,17 +9,15 @@
 //!
 //! Next: `services/producer/src/candles/client.rs`, which asks.
 
-use super::{APP_KEY, APP_SECRET};
+use super::rest::{PATH, envelope, request};
 use crate::candles::{CandleRow, Traded};
 use crate::krx::{korean_date_and_time, korean_time};
-use crate::number::{FieldError, integer, price, quantity, shown};
+use crate::number::{FieldError, integer, price, quantity};
 use crate::{
     CallError, CallLimits, CallRequest, CandleCall, CandlePage, CandleRows, Candles, Credentials, Malformed, RestAnswer, Secret,
-    excerpt,
 };
 use marketflow_model::{Amount, Feed, Instrument, Session, Timestamp};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -27,9 +25,6 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct KisCandles;
 
-/// What the broker asks for after EGW00201: at least the window it counts in.
-const AFTER_EXCESS: Duration = Duration::from_millis(1_100);
-const PATH: &str = "/uapi/domestic-stock/v1/quotations";
 /// Rows of an answer about a past day, and about today.
 const PAST_MINUTES: u16 = 120;
 const TODAYS_MINUTES: u16 = 30;
@@ -62,15 +57,7 @@ impl Candles for KisCandles {
             ),
             CandleCall::Today => (format!("{PATH}/inquire-time-itemchartprice?{common}&FID_ETC_CLS_CODE="), "FHKST03010200"),
         };
-        let headers = vec![
-            ("content-type", Secret::new("application/json; charset=utf-8")),
-            ("authorization", Secret::new(format!("Bearer {}", pass.expose()))),
-            ("appkey", credentials.get(APP_KEY)),
-            ("appsecret", credentials.get(APP_SECRET)),
-            ("tr_id", Secret::new(tr_id)),
-            ("custtype", Secret::new("P")),
-        ];
-        CallRequest { path_and_query, headers, body: None }
+        request(path_and_query, tr_id, credentials, pass)
     }
 
     /// A page is no longer than an answer.
@@ -87,49 +74,7 @@ impl Candles for KisCandles {
         answer: RestAnswer<'_>,
         received: Timestamp,
     ) -> Result<CandleRows, CallError> {
-        Ok(CandleRows::of_page::<Row<'_>>(rows_of(answer)?, page, instrument, feed, before, received))
-    }
-}
-
-/// What both envelopes of the broker have.
-#[derive(Deserialize)]
-struct Answer<'a> {
-    #[serde(borrow)]
-    rt_cd: Option<Cow<'a, str>>,
-    msg_cd: Option<Cow<'a, str>>,
-    msg1: Option<Cow<'a, str>>,
-    error_code: Option<Cow<'a, str>>,
-    error_description: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    output2: Vec<&'a RawValue>,
-}
-
-fn rows_of(answer: RestAnswer<'_>) -> Result<Vec<&RawValue>, CallError> {
-    let read: Answer<'_> = match serde_json::from_slice(answer.body) {
-        Ok(read) => read,
-        Err(_) if answer.status != 200 || answer.body.trim_ascii_start().first() == Some(&b'<') => {
-            return Err(CallError::Unavailable { detail: format!("HTTP {}: {}", answer.status, excerpt(answer.body)) });
-        }
-        Err(error) => return Err(CallError::Unreadable { detail: format!("{error}: {}", excerpt(answer.body)) }),
-    };
-    if read.rt_cd.as_deref() == Some("0") && answer.status == 200 {
-        return Ok(read.output2);
-    }
-    let code = read.error_code.or(read.msg_cd).unwrap_or_default();
-    let words = read.error_description.or(read.msg1).unwrap_or_default();
-    Err(error(&code, format!("{} ({})", shown(words.trim()), if code.is_empty() { "no code" } else { &code })))
-}
-
-/// What an error code asks for.
-fn error(code: &str, detail: String) -> CallError {
-    match code {
-        "EGW00201" | "EGW00133" => CallError::Limited { wait: AFTER_EXCESS, detail },
-        "EGW00121" | "EGW00123" => CallError::Pass { detail },
-        "EGW00103" | "EGW00105" | "EGW00205" | "EGW00206" | "EGW00213" | "EGW02004" | "OPSQ0002" | "OPSQ2000" | "OPSQ2001" => {
-            CallError::Refused { detail }
-        }
-        // EGW00300, 301, 316, OPSQ0003, 1002 and whatever is not documented: passing.
-        _ => CallError::Unavailable { detail },
+        Ok(CandleRows::of_page::<Row<'_>>(envelope(answer)?.output2, page, instrument, feed, before, received))
     }
 }
 
@@ -180,6 +125,7 @@ fn amount(won: i64) -> Result<Amount, FieldError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{APP_KEY, APP_SECRET};
     use super::*;
     use marketflow_model::Calendar;
 

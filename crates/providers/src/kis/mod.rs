@@ -7,13 +7,16 @@ mod candles;
 mod connection;
 mod frame;
 mod login;
+mod master;
 mod parse;
+mod rest;
 
 use crate::{FeedKind, Limits, Provider, krx};
 
 pub use candles::KisCandles;
 pub use connection::KisConnection;
 pub use login::KisLogin;
+pub use master::KisMaster;
 
 /// Name of the customer's application key.
 pub const APP_KEY: &str = "KIS_APP_KEY";

@@ -7,6 +7,7 @@ mod candles;
 mod connection;
 mod frame;
 mod login;
+mod master;
 mod parse;
 pub mod rest;
 
@@ -15,6 +16,7 @@ use crate::{FeedKind, Limits, Provider, krx};
 pub use candles::KiwoomCandles;
 pub use connection::KiwoomConnection;
 pub use login::KiwoomLogin;
+pub use master::KiwoomMaster;
 
 /// Name of the customer's application key.
 pub const APP_KEY: &str = "KIWOOM_APP_KEY";

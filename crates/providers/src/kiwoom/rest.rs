@@ -1,16 +1,14 @@
-//! The broker's calls: how they are asked for, what their errors say, and the list of instruments (`ka10099`).
+//! The broker's calls: how they are asked for, and what their errors say.
 //!
 //! Every call is a POST named by the header `api-id`; more rows are announced by the answer's header `cont-yn` and asked for with its `next-key`,
 //! the body unchanged. Errors come with any status: the body is read first. Payload values are texts.
 //! **Source**: the broker's manual on ka10080 and ka10099, read 2026-11.
 //!
-//! Next: `candles.rs`.
+//! Next: `candles.rs`, `master.rs`.
 
-use super::PROVIDER;
 use super::login::code_in;
-use crate::candles::malformed;
-use crate::number::{FieldError, shown};
-use crate::{CallError, Malformed, MalformedRow, RestAnswer, Secret, excerpt};
+use crate::number::shown;
+use crate::{CallError, RestAnswer, Secret, excerpt};
 use marketflow_model::Instrument;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -63,21 +61,6 @@ pub fn further<'a>(header: &dyn Fn(&'static str) -> Option<&'a str>) -> Option<&
     header("next-key").filter(|key| header("cont-yn") == Some("Y") && !key.is_empty())
 }
 
-/// What the broker says of an instrument.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listing {
-    /// Which.
-    pub instrument: Instrument,
-    /// In Korean.
-    pub name: String,
-    /// Trading is halted (거래정지).
-    pub halted: bool,
-    /// Under administration (관리종목).
-    pub managed: bool,
-    /// Traded for the last time before it is delisted (정리매매).
-    pub delisting: bool,
-}
-
 /// Every answer's end, and the rows of those that are asked for here.
 #[derive(Deserialize)]
 pub(super) struct Envelope<'a> {
@@ -88,36 +71,7 @@ pub(super) struct Envelope<'a> {
     #[serde(borrow, default)]
     pub(super) stk_min_pole_chart_qry: Option<Vec<&'a RawValue>>,
     #[serde(borrow, default)]
-    list: Option<Vec<&'a RawValue>>,
-}
-
-#[derive(Deserialize)]
-struct ListRow<'a> {
-    #[serde(borrow)]
-    code: Cow<'a, str>,
-    #[serde(borrow)]
-    name: Cow<'a, str>,
-    #[serde(borrow, rename = "auditInfo", default)]
-    audit: Cow<'a, str>,
-    #[serde(borrow, default)]
-    state: Cow<'a, str>,
-    #[serde(borrow, rename = "orderWarning", default)]
-    warning: Cow<'a, str>,
-}
-
-/// Reads an answer to [`Call::listings`]; rows that cannot be used stand beside.
-///
-/// # Errors
-/// [`CallError`] for anything but the documented shape.
-pub fn listings(answer: RestAnswer<'_>) -> Result<(Vec<Listing>, Vec<MalformedRow>), CallError> {
-    let (mut listings, mut broken) = (Vec::new(), Vec::new());
-    for raw in envelope(answer)?.list.unwrap_or_default() {
-        match listing(raw.get()) {
-            Ok(listing) => listings.push(listing),
-            Err(problem) => broken.push(malformed(problem, raw)),
-        }
-    }
-    Ok((listings, broken))
+    pub(super) list: Option<Vec<&'a RawValue>>,
 }
 
 /// What an answer holds, whatever its status says; no data is an answer without rows.
@@ -142,22 +96,6 @@ pub(super) fn envelope(answer: RestAnswer<'_>) -> Result<Envelope<'_>, CallError
         (Some(_), Some(_)) => Err(CallError::Refused { detail }),
         _ => Err(other()),
     }
-}
-
-fn listing(raw: &str) -> Result<Listing, FieldError> {
-    let row: ListRow<'_> = serde_json::from_str(raw).map_err(|error| (Malformed::BadField, error.to_string()))?;
-    let named: Result<Instrument, _> = format!("{}:{}", PROVIDER.venue, row.code).parse();
-    let Some(instrument) = named.ok().filter(PROVIDER.accepts) else {
-        return Err((Malformed::BadField, format!("code: no short code: {}", shown(&row.code))));
-    };
-    let says = |words: &str| row.state.contains(words) || row.audit.contains(words);
-    Ok(Listing {
-        instrument,
-        name: row.name.into_owned(),
-        halted: says("거래정지"),
-        managed: says("관리종목"),
-        delisting: row.warning == "2",
-    })
 }
 
 #[cfg(test)]
@@ -196,19 +134,5 @@ mod tests {
             ("unavailable", "unavailable", "unavailable")
         );
         assert_eq!((problem(429, ""), problem(200, "{}")), ("rate_limited", "unreadable"));
-    }
-
-    #[test]
-    fn a_listing_says_what_may_not_be_traded() {
-        let body = r#"{"list":[
-            {"code":"005930","name":"삼성전자","auditInfo":"정상","state":"증거금20%|담보대출","orderWarning":"0"},
-            {"code":"123456","name":"정지","auditInfo":"거래정지","state":"관리종목|증거금100%","orderWarning":"2"},
-            {"code":"1234","name":"너무 짧음"}
-        ],"return_code":0,"return_msg":""}"#;
-        let (listings, broken) = listings(answer(200, body)).unwrap();
-        let flags: Vec<_> = listings.iter().map(|listing| (listing.halted, listing.managed, listing.delisting)).collect();
-        assert_eq!(flags, [(false, false, false), (true, true, true)]);
-        assert_eq!((listings[0].name.as_str(), broken.len()), ("삼성전자", 1));
-        assert_eq!(Call::listings("0").body, r#"{"mrkt_tp":"0"}"#);
     }
 }

@@ -1,4 +1,4 @@
-//! The candle-producer as a helper of `plan`, `backfill` and `reconcile`: started beside this program, it says what it does line by line.
+//! The candle-producer as a helper of `plan`, `backfill`, `reconcile` and `reference`: started beside this program, it says what it does line by line.
 //!
 //! Next: `services/producer/src/candles/mod.rs`.
 
@@ -37,6 +37,7 @@ enum Said {
     Plan(Plan),
     Progress(Progress),
     Result(Box<RunResult>),
+    Reference(Refreshed),
 }
 
 /// What it is going to cost.
@@ -47,6 +48,7 @@ pub(crate) struct Plan {
     pub(crate) to: String,
     pub(crate) symbols: usize,
     pub(crate) active_first: usize,
+    pub(crate) not_listed: usize,
     pub(crate) sessions: usize,
     pub(crate) calls: u64,
     pub(crate) rows_at_most: u64,
@@ -108,11 +110,28 @@ pub(crate) struct Count {
     pub(crate) actual: usize,
 }
 
+/// What came of a look at a broker's instruments.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Refreshed {
+    pub(crate) provider: String,
+    pub(crate) day: String,
+    pub(crate) instruments: usize,
+    pub(crate) unknown: usize,
+    pub(crate) set_aside: usize,
+    pub(crate) published: usize,
+    pub(crate) new: usize,
+    pub(crate) delisted: usize,
+    pub(crate) halted: usize,
+    pub(crate) resumed: usize,
+    pub(crate) changed: usize,
+}
+
 /// What a run left.
 pub(crate) struct Left {
     pub(crate) exit: Exit,
     pub(crate) plan: Option<Plan>,
     pub(crate) result: Option<RunResult>,
+    pub(crate) reference: Option<Refreshed>,
 }
 
 /// Runs it to its end; `plan_said` hears the plan before the first call is made.
@@ -148,7 +167,7 @@ pub(crate) fn run(
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start the candle-producer")?;
     let lines = BufReader::new(child.stdout.take().context("its output was asked for")?).lines();
     let bar = ProgressBar::hidden();
-    let mut left = Left { exit: Exit::Failed, plan: None, result: None };
+    let mut left = Left { exit: Exit::Failed, plan: None, result: None, reference: None };
     for line in lines {
         let Ok(said) = serde_json::from_str::<Said>(&line?) else { continue };
         match said {
@@ -158,6 +177,7 @@ pub(crate) fn run(
             }
             Said::Progress(progress) => show(&bar, &progress),
             Said::Result(result) => left.result = Some(*result),
+            Said::Reference(seen) => left.reference = Some(seen),
         }
     }
     bar.finish_and_clear();
@@ -192,7 +212,7 @@ pub(crate) fn spell(seconds: f64) -> String {
 
 /// What a plan says, for people.
 pub(crate) fn words(plan: &Plan) -> String {
-    let Plan { symbols, sessions, calls, rows_at_most, from, to, active_first, .. } = plan;
+    let Plan { symbols, sessions, calls, rows_at_most, from, to, active_first, not_listed, .. } = plan;
     let time = spell(plan.seconds_at_least);
     let per_second = plan.calls_per_second;
     let share = |most: u64| format!("{:.2} %", *calls as f64 * 100.0 / most as f64);
@@ -200,14 +220,18 @@ pub(crate) fn words(plan: &Plan) -> String {
         Some(share) => (format!(" ({share} of the day's)"), format!(" (일일 한도의 {share})")),
         None => (String::new(), String::new()),
     };
+    let (gone, gone_ko) = match not_listed {
+        0 => (String::new(), String::new()),
+        count => (format!(", {count} not listed then left out"), format!(", 미상장 {count}개 제외")),
+    };
     say(
         format!(
-            "{symbols} symbols ({active_first} most active first), {from} to {to}, {sessions} sessions\n\
+            "{symbols} symbols ({active_first} most active first{gone}), {from} to {to}, {sessions} sessions\n\
              {calls} calls{quota}, at most {rows_at_most} one-minute candles; 5m and 15m are folded from them\n\
              at {per_second} calls a second no less than {time}"
         ),
         format!(
-            "종목 {symbols}개 (활성 종목 {active_first}개 우선), {from} ~ {to}, 거래일 {sessions}일\n\
+            "종목 {symbols}개 (활성 종목 {active_first}개 우선{gone_ko}), {from} ~ {to}, 거래일 {sessions}일\n\
              호출 {calls}회{quota_ko}, 1분봉 최대 {rows_at_most}개; 5분봉·15분봉은 1분봉에서 만듭니다\n\
              초당 {per_second}회로 최소 {time}"
         ),

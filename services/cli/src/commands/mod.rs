@@ -26,6 +26,7 @@ pub mod plan;
 pub mod provision;
 mod query;
 pub mod reconcile;
+pub mod reference;
 pub mod replay;
 pub mod restore;
 mod sibling;
@@ -73,6 +74,7 @@ commands! {
     Plan(plan),
     Backfill(backfill),
     Reconcile(reconcile),
+    Reference(reference),
     Bars(bars),
     Flows(flows),
     Explain(explain),

@@ -120,10 +120,10 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         let settings = [("backfill.days", "1".to_owned()), ("backfill.until", format!("{:?}", args.day.to_string()))];
         let left = candle_producer::run("backfill", &args.against, &args.wanted, &settings, |_| ())?;
         let Some(result) = left.result.filter(|_| left.exit == Exit::Ok) else { return Ok(left.exit) };
-        wait_for_candles(&result, &session, Duration::from_secs(args.timeout))?;
+        wait_for_candles(&result, &session, &args.against, Duration::from_secs(args.timeout))?;
     }
-    let theirs = minutes(CANDLES, &session)?;
-    let ours = minutes(BARS, &session)?;
+    let theirs = minutes(CANDLES, &session, &args.against)?;
+    let ours = minutes(BARS, &session, &args.against)?;
     let report = compare(&args.day.to_string(), &args.against, &session, &ours, &theirs);
     if report.instruments == 0 {
         bail!("nothing to compare on {}: no instrument has bars built from trades and candles too", args.day);
@@ -150,14 +150,18 @@ const BARS: &str = "SELECT instrument, toString(toUnixTimestamp64Micro(open_time
      AND startsWith(instrument, 'KRX:') AND open_time >= fromUnixTimestamp64Micro({from:Int64}) \
      AND open_time < fromUnixTimestamp64Micro({to:Int64}) \
      ORDER BY transform(quality, ['complete', 'backfilled', 'halted', 'partial_open', 'gap', 'no_trades'], [6, 5, 4, 3, 2, 1], 0)";
+/// The broker's own feed, and the back-fills whose beginning says that they are of it (`services/producer/src/candles/backfill.rs`).
 const CANDLES: &str = "SELECT instrument, toString(toUnixTimestamp64Micro(open_time)), toString(open), toString(high), toString(low), \
      toString(close), toString(volume), '' FROM candles WHERE interval = '1m' AND source = 'rest' \
+     AND (feed = concat({against:String}, '-candles') OR feed IN (SELECT feed FROM feed_status WHERE kind = 'feed_state' \
+     AND startsWith(feed, 'import:') AND position(coalesce(reason, ''), concat(' of ', {against:String}, ' from ')) > 0)) \
      AND startsWith(instrument, 'KRX:') AND open_time >= fromUnixTimestamp64Micro({from:Int64}) \
      AND open_time < fromUnixTimestamp64Micro({to:Int64}) ORDER BY receive_time";
 
 /// The minutes of the session that a query tells; of several of one minute the last.
-fn minutes(sql: &str, session: &Session) -> anyhow::Result<Minutes> {
-    let bounds = [("from", session.open.micros().to_string()), ("to", session.last_minute_close().micros().to_string())];
+fn minutes(sql: &str, session: &Session, against: &str) -> anyhow::Result<Minutes> {
+    let (from, to) = (session.open.micros().to_string(), session.last_minute_close().micros().to_string());
+    let bounds = [("from", from), ("to", to), ("against", against.to_owned())];
     let rows = block_on(async { texts(&query::clickhouse()?, "read minutes", sql, &bounds).await })?;
     let mut minutes = Minutes::new();
     for row in rows {
@@ -176,7 +180,7 @@ fn read(row: Texts) -> anyhow::Result<(String, i64, Minute)> {
 }
 
 /// Waits until the sink has stored what was fetched.
-fn wait_for_candles(result: &RunResult, session: &Session, patience: Duration) -> anyhow::Result<()> {
+fn wait_for_candles(result: &RunResult, session: &Session, against: &str, patience: Duration) -> anyhow::Result<()> {
     let wanted: BTreeMap<&str, usize> = result
         .symbols
         .iter()
@@ -184,7 +188,7 @@ fn wait_for_candles(result: &RunResult, session: &Session, patience: Duration) -
         .collect();
     let started = Instant::now();
     loop {
-        let there = minutes(CANDLES, session)?;
+        let there = minutes(CANDLES, session, against)?;
         let count = |symbol: &str| there.get(symbol).map_or(0, BTreeMap::len);
         let Some((symbol, count, wanted)) =
             wanted.iter().map(|(symbol, wanted)| (symbol, count(symbol), wanted)).find(|(_, count, wanted)| count < wanted)

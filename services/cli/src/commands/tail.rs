@@ -5,7 +5,7 @@ use crate::console::{block_on, line};
 use marketflow_contract::{Schema, headers, topics};
 use marketflow_kafka::{Decoder, Reader, Record, Registry, TopicPartition, partition_for};
 use marketflow_model::{
-    Bar, Candle, Control, Envelope, FlowAggregate, FundFlow, Instrument, Observation, Quote, Timestamp, Trade,
+    Bar, Candle, Control, Envelope, FlowAggregate, FundFlow, Instrument, Observation, Quote, Reference, Timestamp, Trade,
 };
 use marketflow_runtime::{Exit, ExitContext};
 use serde_json::{Map, Value, json};
@@ -138,6 +138,7 @@ fn decode_value(bytes: &[u8], decoder: &mut Decoder) -> anyhow::Result<(String, 
                 Schema::Observation => serde_json::to_value(decoder.decode::<Observation>(bytes)?)?,
                 Schema::FundFlow => serde_json::to_value(decoder.decode::<FundFlow>(bytes)?)?,
                 Schema::FlowAggregate => serde_json::to_value(decoder.decode::<FlowAggregate>(bytes)?)?,
+                Schema::Reference => serde_json::to_value(decoder.decode::<Reference>(bytes)?)?,
             },
         ))
     })
@@ -155,7 +156,7 @@ fn concerns(kind: &str, value: &Value, instrument: &Instrument) -> bool {
 
 /// Times as RFC 3339 and bytes as text, in place.
 fn readable(value: &mut Value) {
-    const TIMES: [&str; 11] = [
+    const TIMES: [&str; 13] = [
         "event_time",
         "receive_time",
         "open_time",
@@ -167,6 +168,8 @@ fn readable(value: &mut Value) {
         "period_start",
         "period_end",
         "published_at",
+        "valid_from",
+        "valid_to",
     ];
     let Some(fields) = value.as_object_mut() else { return };
     for (name, field) in fields.iter_mut() {

@@ -92,7 +92,8 @@ pub struct SessionResult {
     /// The day it opens on.
     #[serde(with = "super::as_text")]
     pub day: Date,
-    /// `complete`, `partial` (answers are missing) or `empty`: halted, delisted, not listed yet, or closed unknown to the calendar.
+    /// `complete`, `partial` (answers are missing), `halted` (nothing was traded, as the broker's master says) or `empty`: halted without that we
+    /// knew, not listed, or closed unknown to the calendar.
     pub state: &'static str,
     /// By interval: bars expected of an instrument that trades each minute, by the calendar, and bars that the candles make.
     pub counts: Vec<Count>,
@@ -223,8 +224,8 @@ pub async fn run(
 fn waiting_done(plan: &Plan, waiting: &PriorityQueue<(Instrument, SymbolDone)>) -> u64 {
     let mut waiting = waiting.clone();
     let mut count = 0;
-    while let Some((_, (_, done))) = waiting.pop(&[Class::Backfill]) {
-        for planned in &plan.sessions {
+    while let Some((_, (symbol, done))) = waiting.pop(&[Class::Backfill]) {
+        for planned in plan.sessions_of(&symbol) {
             let to = done.days.get(&planned.session.date).and_then(|day| day.to);
             count += planned.pages.iter().filter(|page| to >= Some(page.to)).count() as u64;
         }
@@ -268,7 +269,8 @@ struct History<'a> {
 impl History<'_> {
     async fn fill(&mut self, stop: &Stop) -> anyhow::Result<()> {
         let run = self.run;
-        let sessions = run.plan.sessions.iter();
+        let symbol = self.symbol.clone();
+        let sessions = run.plan.sessions_of(&symbol);
         let wanted: Vec<&PlannedSession> = sessions.filter(|planned| run.again || !self.is_whole(planned)).collect();
         let Some(first) = wanted.first() else { return Ok(()) };
         self.take_up_feed(first).await?;
@@ -277,7 +279,7 @@ impl History<'_> {
             let resumed = if place == 0 && !run.again { self.done.days.get(&planned.session.date).cloned() } else { None };
             let resumed = resumed.unwrap_or_default();
             let base = self.done.close_before(planned.session.date).filter(|_| !resumed.new_base);
-            let limits = PriceLimits::of_session(base);
+            let limits = PriceLimits::of_session(base.filter(|_| !run.plan.known.is_liquidated(&symbol)));
             let mut limits = if resumed.close.is_some() { limits.begun() } else { limits };
             let mut turnover = if resumed.to.is_some() { resumed.turnover } else { Amount::from_scaled(0) };
             for page in planned.pages.iter().filter(|page| resumed.to.is_none_or(|to| page.to > to)) {
@@ -381,16 +383,19 @@ impl History<'_> {
         let sessions: Vec<SessionResult> = self
             .run
             .plan
-            .sessions
-            .iter()
+            .sessions_of(&self.symbol)
             .map(|planned| {
+                let is_halted = self.run.plan.known.is_halted(&self.symbol, &planned.session);
                 let day = self.done.days.get(&planned.session.date).cloned().unwrap_or_default();
                 let state = match (day.is_whole(&planned.session), day.bars[0]) {
                     (false, _) => "partial",
+                    (true, 0) if is_halted => "halted",
                     (true, 0) => "empty",
                     (true, _) => "complete",
                 };
-                let counts = Interval::STANDARD.into_iter().zip(expected(&planned.session)).zip(day.bars);
+                // Nothing is expected of a halt, only believed.
+                let expected = if state == "halted" { [0; 3] } else { expected(&planned.session) };
+                let counts = Interval::STANDARD.into_iter().zip(expected).zip(day.bars);
                 SessionResult {
                     day: planned.session.date,
                     state,
@@ -456,7 +461,7 @@ pub(super) async fn write(
     }
     count("written", written.minutes.len());
     for row in rows.malformed {
-        publisher.set_aside(instrument, row, endpoint, received).await?;
+        publisher.set_aside(Some(instrument), row, endpoint, received).await?;
     }
     Ok(written)
 }

@@ -2,11 +2,12 @@
 
 use crate::config::{PublishConfig, StateConfig};
 use anyhow::{Context, ensure};
+use jiff::civil::Time;
 use marketflow_access::config::max_calls_variable;
 use marketflow_access::{BudgetConfig, ClockConfig, RequestConfig};
 use marketflow_kafka::{KafkaConfig, RegistryConfig};
 use marketflow_pacing::Limits;
-use marketflow_providers::{Candles, Provider, by_id, candles_of};
+use marketflow_providers::{Candles, Master, Provider, by_id, candles_of, master_of};
 use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -32,6 +33,8 @@ pub struct Config {
     pub backfill: BackfillConfig,
     /// Today.
     pub live: LiveConfig,
+    /// What the broker says of its instruments.
+    pub reference: ReferenceConfig,
     /// Where Kafka is.
     pub kafka: KafkaConfig,
     /// Where the schema registry is.
@@ -54,6 +57,8 @@ pub enum Mode {
     Backfill,
     /// What a back-fill would cost.
     Plan,
+    /// What the broker says of its instruments, once.
+    Reference,
 }
 
 impl Mode {
@@ -63,6 +68,7 @@ impl Mode {
             Self::Live => "live",
             Self::Backfill => "backfill",
             Self::Plan => "plan",
+            Self::Reference => "reference",
         }
     }
 }
@@ -108,6 +114,16 @@ pub struct LiveConfig {
     pub settle: Duration,
 }
 
+/// Section `[reference]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReferenceConfig {
+    /// Whether the live service looks each trading day.
+    pub daily: bool,
+    /// When, in the venue's time.
+    pub at: String,
+}
+
 /// What follows from the configuration.
 #[derive(Clone)]
 pub struct Checked {
@@ -115,6 +131,10 @@ pub struct Checked {
     pub provider: &'static Provider,
     /// Its candles.
     pub candles: &'static dyn Candles,
+    /// Its master of instruments.
+    pub master: &'static dyn Master,
+    /// When that is looked at, in the venue's time.
+    pub reference_at: Time,
     /// Where its requests go, without trailing slash.
     pub rest_url: String,
     /// What the key may spend.
@@ -143,8 +163,12 @@ impl Config {
         self.request.validate()?;
         ensure!(matches!(self.live.every_minutes, 1 | 5 | 15), "live.every_minutes must be 1, 5 or 15");
         let limits = self.budget.limits(candles.limits(), &self.request, max_calls)?;
+        let master = master_of(name).with_context(|| format!("provider.name {name:?} tells nothing of its instruments"))?;
+        let at = &self.reference.at;
+        let reference_at = at.parse().with_context(|| format!("reference.at {at:?} is no time such as 08:10"))?;
         let rest_url = if self.provider.rest_url.is_empty() { provider.rest_url } else { &self.provider.rest_url };
-        Ok(Checked { provider, candles, rest_url: rest_url.trim_end_matches('/').to_owned(), limits })
+        let rest_url = rest_url.trim_end_matches('/').to_owned();
+        Ok(Checked { provider, candles, master, reference_at, rest_url, limits })
     }
 }
 
@@ -166,6 +190,7 @@ mod tests {
             ("[provider]\nname = 'bitstamp'", "provider.name"),
             ("[live]\nevery_minutes = 2", "live.every_minutes"),
             ("[backfill]\ndays = 0", "backfill.days"),
+            ("[reference]\nat = 'dawn'", "reference.at"),
         ] {
             let problem = config(change).check(None).err().unwrap().to_string();
             assert!(problem.contains(key), "{problem}");

@@ -15,6 +15,7 @@ use super::journal::Journal;
 use super::metrics::Metrics;
 use super::plan::regular;
 use super::publish::Publisher;
+use super::reference::Known;
 use anyhow::Context;
 use futures_util::StreamExt;
 use jiff::civil::Date;
@@ -28,6 +29,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 /// Between two looks at the clock.
@@ -53,6 +55,9 @@ struct SymbolWritten {
     turnover: Option<Amount>,
     /// The gap that is open: its name and start.
     gap: Option<(String, Timestamp)>,
+    /// Whether it was said that trading in it is halted.
+    #[serde(default)]
+    halted: bool,
 }
 
 struct Live<'a> {
@@ -68,6 +73,9 @@ struct Live<'a> {
     journal: PathBuf,
     written: Written,
     limits: BTreeMap<Instrument, PriceLimits>,
+    known: watch::Receiver<Arc<Known>>,
+    /// Those that are asked for: what is not listed is not.
+    asked: Vec<Instrument>,
     through: Option<Timestamp>,
 }
 
@@ -85,6 +93,7 @@ pub async fn run(
     publisher: Publisher,
     clock: VenueClock,
     metrics: Arc<Metrics>,
+    known: watch::Receiver<Arc<Known>>,
     stop: Stop,
 ) -> anyhow::Result<()> {
     let path = folder.join(format!("{}-candles-live.json", checked.provider.id));
@@ -109,6 +118,8 @@ pub async fn run(
         journal,
         written,
         limits,
+        known,
+        asked: Vec::new(),
         through: None,
     };
     while !stop.requested() {
@@ -153,12 +164,13 @@ impl Live<'_> {
         if self.written.day != session.date {
             self.written = Written { day: session.date, ..Written::default() };
         }
-        for symbol in &self.symbols.all {
-            self.written.symbols.entry(symbol.clone()).or_default();
-        }
+        let known = self.known.borrow_and_update().clone();
+        self.ask_for(&known, session);
         let (closes, _) = Journal::read(&self.journal)?;
-        let limit =
-            |symbol: &Instrument| PriceLimits::of_session(closes.get(symbol).and_then(|done| done.close_before(session.date)));
+        let limit = |symbol: &Instrument| {
+            let close = closes.get(symbol).and_then(|done| done.close_before(session.date));
+            PriceLimits::of_session(close.filter(|_| !known.is_liquidated(symbol)))
+        };
         self.limits = self.symbols.all.iter().map(|symbol| (symbol.clone(), limit(symbol))).collect();
         self.through = None;
         let mut up = self.control(ControlKind::FeedState);
@@ -166,10 +178,16 @@ impl Live<'_> {
         up.from = Some(session.open);
         up.reason = Some("the session is open".to_owned());
         self.say(&up).await?;
-        info!(session = %session.date, symbols = self.symbols.all.len(), "following the session");
+        self.say_halts(&known, session).await?;
+        info!(session = %session.date, symbols = self.asked.len(), "following the session");
         let mut beat = tokio::time::interval(BEAT_EVERY);
         let mut last_due = session.open;
         while !stop.requested() {
+            if self.known.has_changed().unwrap_or(false) {
+                let known = self.known.borrow_and_update().clone();
+                self.ask_for(&known, session);
+                self.say_halts(&known, session).await?;
+            }
             // Never ahead of the venue: a minute asked for too early is half a minute.
             let due = due(session, self.clock.known(), self.settle_micros(), self.config.live.every_minutes);
             if due > last_due {
@@ -188,11 +206,38 @@ impl Live<'_> {
         Ok(())
     }
 
+    fn ask_for(&mut self, known: &Known, session: &Session) {
+        self.asked = self.symbols.all.iter().filter(|symbol| known.is_listed(symbol, session)).cloned().collect();
+        for symbol in &self.asked {
+            self.written.symbols.entry(symbol.clone()).or_default();
+        }
+    }
+
+    /// Says which halts began and ended, as the broker's master tells.
+    async fn say_halts(&mut self, known: &Known, session: &Session) -> anyhow::Result<()> {
+        let now = self.clock.now().max(session.open);
+        for symbol in &self.asked.clone() {
+            let halt = known.halt(symbol, now);
+            let done = self.written.symbols.entry(symbol.clone()).or_default();
+            if done.halted == halt.is_some() {
+                continue;
+            }
+            done.halted = halt.is_some();
+            let mut control = self.control(ControlKind::Halt);
+            control.instrument = Some(symbol.clone());
+            control.state = if halt.is_some() { FeedState::Down } else { FeedState::Up };
+            control.from = Some(halt.map_or(now, |halt| halt.valid_from.max(session.open)));
+            control.reason = Some("by the broker's master of instruments".to_owned());
+            self.say(&control).await?;
+        }
+        Ok(())
+    }
+
     /// Asks for every symbol's minutes up to `due`, live ones before missed ones while the market is open.
     async fn round(&mut self, session: &Session, due: Timestamp, beat: &mut tokio::time::Interval) -> anyhow::Result<()> {
         let every_micros = i64::from(self.config.live.every_minutes) * Interval::ONE_MINUTE.micros();
         let mut waiting = PriorityQueue::default();
-        for (rank, symbol) in (0..).zip(&self.symbols.all) {
+        for (rank, symbol) in (0..).zip(&self.asked.clone()) {
             let from = self.written.symbols.get(symbol).and_then(|done| done.to).unwrap_or(session.open);
             let missed = due.micros_since(from) > every_micros;
             if missed {

@@ -3,7 +3,7 @@
 //! Topics: `schemas/topics.toml`. Only one-minute candles are asked for; 5 and 15 minutes are folded from them by the processor. It lacks the
 //! broker's words (`crates/providers`) and any sum.
 //!
-//! Read in this order: `plan.rs` (what it costs) → `client.rs` (one page; calls are `crates/access`) → `check.rs` (what is
+//! Read in this order: `plan.rs` (what it costs) → `client.rs` (one page; calls are `crates/access`) → `reference.rs` (what is listed and halted) → `check.rs` (what is
 //! believable) → `publish.rs` (to Kafka) → `journal.rs` and `backfill.rs` (history) → `live.rs` (today).
 //!
 //! Next: `plan.rs`.
@@ -17,18 +17,20 @@ pub mod live;
 pub mod metrics;
 pub mod plan;
 pub mod publish;
+pub mod reference;
 
 pub use config::{Config, Mode};
 
 use anyhow::Context;
 use client::Client;
 use marketflow_access::{self as access, Passes, SharedBudget, Symbols, VenueClock, lease};
-use marketflow_kafka::{Producer, Registry};
+use marketflow_kafka::{Decoder, Producer, Registry};
 use marketflow_model::Feed;
 use marketflow_runtime::{Exit, ExitContext, Lifecycle, on_thread};
 use metrics::Metrics;
 use plan::Plan;
 use publish::Publisher;
+use reference::Watch;
 use serde::Serialize;
 use std::io::Write;
 use std::sync::Arc;
@@ -48,9 +50,10 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new(lifecycle.metrics(), checked.provider.id));
 
     let folder = access::folder(&config.state.folder)?;
-    let plan = Plan::new(&checked, &symbols, &config.backfill, clock.now()).exit(Exit::Usage)?;
+    let plan = |known: &_| Plan::new(&checked, &symbols, &config.backfill, known, clock.now()).exit(Exit::Usage);
+    let here = plan(&reference::known_here(&folder, checked.provider.id)?)?;
     if config.mode == Mode::Plan {
-        return say(&Said::Plan(&plan.summary(&checked.limits)));
+        return say(&Said::Plan(&here.summary(&checked.limits)));
     }
 
     let passes = Passes::new(checked.provider, &checked.rest_url, &folder, &config.provider.credentials_file)?
@@ -61,11 +64,12 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let (clock_of_calls, counted) = (clock.clone(), metrics.access.clone());
     let calls =
         access::Client::new(checked.provider, url, &config.request, spared, passes.clone(), budget, clock_of_calls, counted)?;
-    let client = Client::new(checked.candles, calls);
+    let client = Client::new(checked.candles, calls.clone());
 
     let registry = Registry::new(&config.registry)?;
     let ids = registry.ids().await.map_err(crate::reachable)?;
     let producer = Arc::new(Producer::new(&config.kafka, &config.publish.settings())?);
+    let decoder = Decoder::new(registry, &ids);
     let publisher = {
         let (metrics, flush_timeout) = (metrics.clone(), config.publish.flush_timeout);
         // Not the name of the broker's trades: bars of both would stand in one another's place.
@@ -78,12 +82,25 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let lease = format!("{}-candles-{}-{}.lease", checked.provider.id, config.mode.as_str(), passes.owner());
     // Whoever holds the lease works; a second instance waits here, not ready, and takes over.
     let Some(_lease) = lease::take(&folder.join(lease), &stop).await? else { return Ok(()) };
+    let (of_clock, to_log, owner) = (clock.clone(), publisher.clone(), passes.owner());
+    let mut watch = Watch::open(&config, &checked, &symbols.all, &folder, owner, calls, to_log, of_clock, decoder).await?;
+    let known = watch.known();
     lifecycle.ready();
     let ended = match config.mode {
-        Mode::Live => live::run(&config, &checked, &symbols, &folder, client, publisher, clock, metrics, stop).await,
+        Mode::Live => {
+            let looking = config.reference.daily.then(|| tokio::spawn(watch.daily(stop.clone())));
+            let ended = live::run(&config, &checked, &symbols, &folder, client, publisher, clock, metrics, known, stop).await;
+            looking.iter().for_each(tokio::task::JoinHandle::abort);
+            ended
+        }
         Mode::Backfill | Mode::Plan => {
+            let plan = plan(&known.borrow().clone())?;
             backfill::run(&config, &checked, plan, &folder, client, publisher, clock, metrics, stop).await
         }
+        Mode::Reference => match watch.refresh(&stop).await? {
+            Some(seen) => say(&Said::Reference(&seen)),
+            None => Ok(()),
+        },
     };
     clock_task.abort();
     ended
@@ -99,6 +116,8 @@ pub enum Said<'a> {
     Progress(&'a backfill::Progress),
     /// What came of it.
     Result(&'a backfill::RunResult),
+    /// What came of a look at the broker's instruments.
+    Reference(&'a reference::Refreshed),
 }
 
 /// Says it. Whoever no longer listens ends the run.

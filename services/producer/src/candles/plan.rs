@@ -3,6 +3,7 @@
 //! Next: `client.rs`.
 
 use super::config::{BackfillConfig, Checked};
+use super::reference::Known;
 use anyhow::{Context, ensure};
 use jiff::Span;
 use jiff::civil::Date;
@@ -22,10 +23,14 @@ pub struct Plan {
     pub symbols: Vec<Instrument>,
     /// How many of them count as the most active.
     pub active: usize,
+    /// Symbols left out, as they were not listed in any of the sessions.
+    pub not_listed: usize,
     /// First and last day.
     pub days: (Date, Date),
     /// Oldest first.
     pub sessions: Vec<PlannedSession>,
+    /// What is known of the symbols.
+    pub known: Known,
 }
 
 /// One session and its questions.
@@ -52,6 +57,8 @@ pub struct Summary {
     pub symbols: usize,
     /// Of those, the ones that are asked for first.
     pub active_first: usize,
+    /// Instruments left out, as they are known not to have been listed in any of the sessions.
+    pub not_listed: usize,
     /// Sessions in those days.
     pub sessions: usize,
     /// Calls without any repeat.
@@ -67,11 +74,17 @@ pub struct Summary {
 }
 
 impl Plan {
-    /// From what was asked for; `now` on the venue's clock.
+    /// From what was asked for, and what is known of it; `now` on the venue's clock.
     ///
     /// # Errors
     /// Days that are none, or that the calendar does not know.
-    pub fn new(checked: &Checked, symbols: &Symbols, wanted: &BackfillConfig, now: Timestamp) -> anyhow::Result<Self> {
+    pub fn new(
+        checked: &Checked,
+        symbols: &Symbols,
+        wanted: &BackfillConfig,
+        known: &Known,
+        now: Timestamp,
+    ) -> anyhow::Result<Self> {
         let calendar = Calendar::of_venue(checked.provider.venue);
         let today = date_of(calendar, now);
         let over = |session: &Session| session.last_minute_close() <= now;
@@ -94,33 +107,47 @@ impl Plan {
             let pages = checked.candles.pages(&session, session.open, session.last_minute_close(), session.date == today);
             PlannedSession { session, pages }
         });
+        let sessions: Vec<PlannedSession> = sessions.collect();
+        let was_listed = |symbol: &&Instrument| {
+            sessions.is_empty() || sessions.iter().any(|planned| known.is_listed(symbol, &planned.session))
+        };
+        let listed: Vec<Instrument> = symbols.all.iter().filter(was_listed).cloned().collect();
         Ok(Self {
             provider: checked.provider.id,
-            symbols: symbols.all.clone(),
-            active: symbols.active,
+            active: symbols.all.iter().take(symbols.active).filter(was_listed).count(),
+            not_listed: symbols.all.len() - listed.len(),
+            symbols: listed,
             days: (from, until),
-            sessions: sessions.collect(),
+            sessions,
+            known: known.clone(),
         })
     }
 
     /// Calls without any repeat.
     pub fn calls(&self) -> u64 {
-        let of_a_symbol: usize = self.sessions.iter().map(|session| session.pages.len()).sum();
-        (of_a_symbol * self.symbols.len()) as u64
+        let of = |symbol| self.sessions_of(symbol).map(|planned| planned.pages.len() as u64).sum::<u64>();
+        self.symbols.iter().map(of).sum()
+    }
+
+    /// The sessions in which a symbol was listed, as far as is known.
+    pub fn sessions_of<'a>(&'a self, symbol: &'a Instrument) -> impl Iterator<Item = &'a PlannedSession> {
+        self.sessions.iter().filter(|planned| self.known.is_listed(symbol, &planned.session))
     }
 
     /// For people.
     pub fn summary(&self, limits: &Limits) -> Summary {
-        let slots: usize = self.sessions.iter().map(|planned| planned.session.expected_slots().count()).sum();
+        let slots = |planned: &PlannedSession| planned.session.expected_slots().count() as u64;
+        let rows = self.symbols.iter().map(|symbol| self.sessions_of(symbol).map(slots).sum::<u64>());
         Summary {
             provider: self.provider,
             from: self.days.0,
             to: self.days.1,
             symbols: self.symbols.len(),
             active_first: self.active,
+            not_listed: self.not_listed,
             sessions: self.sessions.len(),
             calls: self.calls(),
-            rows_at_most: (slots * self.symbols.len()) as u64,
+            rows_at_most: rows.sum(),
             calls_per_second: limits.windows.iter().map(WindowLimit::per_second).reduce(f64::min).unwrap_or_default(),
             calls_per_day: limits.per_day,
             seconds_at_least: limits.least_time(self.calls()).as_secs_f64(),
@@ -166,7 +193,7 @@ mod tests {
         (config.backfill.days, config.backfill.until) = (days, until.to_owned());
         let checked = config.validate()?;
         let symbols = Symbols::read(&config.provider.symbols, checked.provider, Path::new("/nowhere"))?;
-        let plan = Plan::new(&checked, &symbols, &config.backfill, Timestamp::parse(now).unwrap())?;
+        let plan = Plan::new(&checked, &symbols, &config.backfill, &Known::default(), Timestamp::parse(now).unwrap())?;
         let summary = plan.summary(&checked.limits);
         Ok((plan, summary))
     }

@@ -9,7 +9,7 @@ use super::metrics::Metrics;
 use anyhow::{Context, bail};
 use marketflow_contract::{AvroRecord, Schema, encode_value, headers, topics};
 use marketflow_kafka::{Outgoing, Producer, SchemaIds, SendError, partition_for};
-use marketflow_model::{Candle, Control, Envelope, EnvelopeClass, Feed, Instrument, Timestamp};
+use marketflow_model::{Candle, Control, Envelope, EnvelopeClass, Feed, Instrument, Reference, Timestamp};
 use marketflow_providers::MalformedRow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +35,7 @@ struct Ids {
     candle: u32,
     control: u32,
     status: u32,
+    reference: u32,
     quarantine: u32,
     dead_letter: u32,
 }
@@ -58,6 +59,7 @@ impl Publisher {
             candle: id(topics::CANDLES, Schema::Candle)?,
             control: id(topics::CANDLES, Schema::Control)?,
             status: id(topics::FEED_STATUS, Schema::Control)?,
+            reference: id(topics::REFERENCE, Schema::Reference)?,
             quarantine: id(topics::QUARANTINE, Schema::Envelope)?,
             dead_letter: id(topics::DEAD_LETTERS, Schema::Envelope)?,
         };
@@ -109,6 +111,15 @@ impl Publisher {
         self.send(topics::FEED_STATUS, None, control.feed.as_str().as_bytes(), &value, AS_CONTROL).await
     }
 
+    /// Writes a fact about an instrument.
+    ///
+    /// # Errors
+    /// Kafka refuses it for good.
+    pub async fn reference(&self, fact: &Reference) -> anyhow::Result<()> {
+        let value = encoded(fact, self.ids.reference);
+        self.send(topics::REFERENCE, None, fact.instrument.as_str().as_bytes(), &value, &[]).await
+    }
+
     /// Sets a candle aside that is not believed, as it would have been written.
     ///
     /// # Errors
@@ -131,27 +142,28 @@ impl Publisher {
         self.send(topics::QUARANTINE, None, key.as_bytes(), &encoded(&envelope, self.ids.quarantine), &[]).await
     }
 
-    /// Sets a row aside that cannot be read.
+    /// Sets a row aside that cannot be read; `instrument`, where that is known.
     ///
     /// # Errors
     /// Kafka refuses it for good.
     pub async fn set_aside(
         &self,
-        instrument: &Instrument,
+        instrument: Option<&Instrument>,
         row: MalformedRow,
         endpoint: &str,
         received: Timestamp,
     ) -> anyhow::Result<()> {
+        let whose = instrument.map_or_else(String::new, |instrument| format!("{instrument}: "));
         let envelope = Envelope {
             consumer: CONSUMER.to_owned(),
             class: EnvelopeClass::Undecodable,
-            reason: format!("{instrument}: {}: {}", row.reason.as_str(), row.detail),
+            reason: format!("{whose}{}: {}", row.reason.as_str(), row.detail),
             origin_topic: endpoint.to_owned(),
             origin_partition: -1,
             origin_offset: -1,
             receive_time: received,
             schema_id: None,
-            key: Some(instrument.as_str().as_bytes().to_vec()),
+            key: instrument.map(|instrument| instrument.as_str().as_bytes().to_vec()),
             value: row.raw.into_bytes(),
             headers: Vec::new(),
         };

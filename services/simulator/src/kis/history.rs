@@ -6,8 +6,8 @@
 //!
 //! Next: `quotations.rs`, `../kiwoom/rest.rs`.
 
-use super::{limits, on_tick, tick};
-use crate::config::KisConfig;
+use super::{limits, master, on_tick, tick};
+use crate::config::{Config, KisConfig};
 use crate::market::{Market, Ohlc, within};
 use crate::seed;
 use jiff::civil::{Date, Weekday};
@@ -68,9 +68,9 @@ pub fn date_of(time_us: i64) -> Date {
     shifted.to_zoned(jiff::tz::TimeZone::UTC).date()
 }
 
-/// The minutes of a day up to `now_us`, oldest first; none when the exchange is closed.
-pub fn minutes(config: &KisConfig, seed: u64, markets: &[Market], code: &str, date: Date, now_us: i64) -> Vec<MinuteRow> {
-    let Some(hours) = Hours::of(config, date) else { return Vec::new() };
+/// The minutes of a day up to `now_us`, oldest first; none when the exchange is closed, or nothing is traded in the instrument.
+pub fn minutes(config: &Config, markets: &[Market], code: &str, date: Date, now_us: i64) -> Vec<MinuteRow> {
+    let Some(hours) = Hours::of(&config.kis, date).filter(|_| !master::is_silent(config, code, date)) else { return Vec::new() };
     let midnight = midnight_us(date);
     let market = markets.iter().find(|market| market.venue == crate::market::Venue::Kis && market.upper == code);
     if let Some(market) = market {
@@ -80,7 +80,7 @@ pub fn minutes(config: &KisConfig, seed: u64, markets: &[Market], code: &str, da
         }
     }
     let now = (now_us - midnight).div_euclid(1_000_000);
-    let mut rows = made_up(config, seed, market, code, date, hours);
+    let mut rows = made_up(&config.kis, config.seed, market, code, date, hours);
     rows.retain(|row| row.second <= now);
     rows
 }
@@ -188,10 +188,9 @@ pub fn close(config: &KisConfig, seed: u64, market: Option<&Market>, code: &str,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
 
-    fn config() -> KisConfig {
-        crate::DEFAULTS.parse::<toml::Table>().unwrap().try_into::<Config>().unwrap().kis
+    fn config() -> Config {
+        crate::DEFAULTS.parse::<toml::Table>().unwrap().try_into().unwrap()
     }
 
     fn date(text: &str) -> Date {
@@ -199,7 +198,7 @@ mod tests {
     }
 
     fn day(code: &str, day: &str) -> Vec<MinuteRow> {
-        minutes(&config(), 1, &[], code, date(day), i64::MAX / 2)
+        minutes(&config(), &[], code, date(day), i64::MAX / 2)
     }
 
     #[test]
@@ -221,7 +220,7 @@ mod tests {
     #[test]
     fn prices_stand_on_ticks_within_the_limits_of_the_day_before() {
         for code in ["005930", "000660", "0080G0", "035420", "123456"] {
-            let mut base = close(&config(), 1, None, code, date("2026-11-13"));
+            let mut base = close(&config().kis, 1, None, code, date("2026-11-13"));
             for text in ["2026-11-16", "2026-11-17", "2026-11-18", "2026-11-19", "2026-11-20"] {
                 let rows = day(code, text);
                 let (highest, lowest) = limits(base);
@@ -247,7 +246,7 @@ mod tests {
     fn the_same_seed_tells_the_same_day_and_now_cuts_it() {
         assert_eq!(day("005930", "2026-11-20"), day("005930", "2026-11-20"));
         let now = midnight_us(date("2026-11-20")) + (9 * 3_600 + 90) * 1_000_000;
-        let rows = minutes(&config(), 1, &[], "005930", date("2026-11-20"), now);
+        let rows = minutes(&config(), &[], "005930", date("2026-11-20"), now);
         assert_eq!(rows.iter().map(|row| row.second).collect::<Vec<_>>(), [9 * 3_600, 9 * 3_600 + 60]);
         assert_eq!(rows, day("005930", "2026-11-20")[..2]);
     }

@@ -1,10 +1,11 @@
-//! KIS's chart calls, with the limits and errors that stand before every quotation.
+//! KIS's chart calls and what it says of instruments, with the limits and errors that stand before every quotation.
 //!
 //! Played: `inquire-time-dailychartprice` (FHKST03010230, 120 rows, not on paper hosts) and `inquire-time-itemchartprice` (FHKST03010200, 30
-//! rows, today), newest first, all scalars as text. Before them, in this order: key, token, calls per second and day, `tr_id`.
+//! rows, today), newest first; `search-stock-info` (CTPF1002R, not on paper hosts) and `inquire-price` (FHKST01010100); all scalars as text. Before them, in this order: key, token, calls per second and day, `tr_id`.
 //! Next: `server.rs`.
 
 use super::history::{self, Hours, MinuteRow};
+use super::{limits, master, tick};
 use crate::simulation::Simulation;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -70,6 +71,88 @@ pub async fn past_minutes(State(simulation): Shared, headers: HeaderMap, Query(p
 /// Today.
 pub async fn todays_minutes(State(simulation): Shared, headers: HeaderMap, Query(parameters): Parameters) -> Response {
     answer(&simulation, &headers, "FHKST03010200", &parameters, TODAYS_ROWS).await
+}
+
+/// What an instrument is.
+pub async fn instrument(State(simulation): Shared, headers: HeaderMap, Query(parameters): Parameters) -> Response {
+    let code = match asked(&simulation, &headers, "CTPF1002R", &parameters, "PDNO").await {
+        Ok(code) => code,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let today = history::date_of(simulation.clock.now_us());
+    let Some(listed) = master::one(&simulation.config, &simulation.hub.markets, &code, today) else {
+        return said(
+            json!({"pdno": "", "prdt_type_cd": "300", "prdt_name": "", "mket_id_cd": "", "std_pdno": "", "tr_stop_yn": ""}),
+        );
+    };
+    let date = |date: Option<Date>| date.map(|date| date.strftime("%Y%m%d").to_string()).unwrap_or_default();
+    let of = |market: bool| date(Some(listed.listed_on).filter(|_| market));
+    said(json!({
+        "pdno": format!("00000A{code}"), "prdt_type_cd": "300", "mket_id_cd": if listed.kosdaq { "KSQ" } else { "STK" },
+        "scty_grp_id_cd": "ST", "excg_dvsn_cd": "02", "papr": "100", "lstg_stqt": "5919638", "cpta": "0",
+        "scts_mket_lstg_dt": of(!listed.kosdaq), "scts_mket_lstg_abol_dt": "", "kosdaq_mket_lstg_dt": of(listed.kosdaq),
+        "kosdaq_mket_lstg_abol_dt": "", "lstg_abol_dt": date(listed.delisted_from), "prdt_name": listed.name, "std_pdno": format!("KR7{code}003"),
+        "tr_stop_yn": yes(listed.halted), "admn_item_yn": yes(listed.administration), "nxt_tr_stop_yn": "N", "cptt_trad_tr_psbl_yn": "Y",
+    }))
+}
+
+/// An instrument's price and warnings.
+pub async fn price(State(simulation): Shared, headers: HeaderMap, Query(parameters): Parameters) -> Response {
+    let code = match asked(&simulation, &headers, "FHKST01010100", &parameters, "FID_INPUT_ISCD").await {
+        Ok(code) => code,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let (config, markets, now_us) = (&simulation.config, &simulation.hub.markets, simulation.clock.now_us());
+    let today = history::date_of(now_us);
+    let Some(listed) = master::one(config, markets, &code, today).filter(|listed| listed.delisted_from.is_none()) else {
+        return said(json!({"stck_prpr": "0", "stck_shrn_iscd": ""}));
+    };
+    let market = markets.iter().find(|market| market.upper == code);
+    let base = history::base(&config.kis, config.seed, market, &code, today);
+    let day = history::minutes(config, markets, &code, today, now_us);
+    let last = day.last().map_or(base, |row| row.prices[3]);
+    let of = |pick: fn(&MinuteRow) -> i64| text(day.first().map(pick));
+    let (highest, lowest) = limits(base);
+    let state = if listed.halted {
+        "58"
+    } else if listed.administration {
+        "51"
+    } else if listed.warned {
+        "53"
+    } else {
+        "55"
+    };
+    said(json!({
+        "iscd_stat_cls_code": state, "temp_stop_yn": yes(listed.halted), "sltr_yn": "N", "mang_issu_cls_code": yes(listed.administration),
+        "invt_caful_yn": "N", "short_over_yn": "N", "mrkt_warn_cls_code": if listed.warned { "02" } else { "00" }, "vi_cls_code": "N",
+        "stck_prpr": last.to_string(), "prdy_vrss": (last - base).to_string(), "stck_oprc": of(|row| row.prices[0]),
+        "stck_hgpr": text(day.iter().map(|row| row.prices[1]).max()), "stck_lwpr": text(day.iter().map(|row| row.prices[2]).min()),
+        "stck_mxpr": highest.to_string(), "stck_llam": lowest.to_string(), "stck_sdpr": base.to_string(), "aspr_unit": tick(last).to_string(),
+        "acml_vol": text(Some(day.iter().map(|row| row.volume).sum())), "acml_tr_pbmn": text(day.last().map(|row| row.day_turnover)),
+        "rprs_mrkt_kor_name": if listed.kosdaq { "KOSDAQ" } else { "KOSPI" }, "stck_shrn_iscd": code,
+    }))
+}
+
+const fn yes(flag: bool) -> &'static str {
+    if flag { "Y" } else { "N" }
+}
+
+fn said(output: Value) -> Response {
+    axum::Json(json!({"output": output, "rt_cd": "0", "msg_cd": "MCA00000", "msg1": "정상처리 되었습니다."})).into_response()
+}
+
+/// Whom a call is about, once it is let through.
+async fn asked(
+    simulation: &Simulation,
+    headers: &HeaderMap,
+    tr_id: &str,
+    parameters: &HashMap<String, String>,
+    name: &str,
+) -> Result<String, Refusal> {
+    admit(simulation, headers, tr_id)?;
+    tokio::time::sleep(simulation.config.kis.answer_after).await;
+    let code = parameters.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, code)| code.clone());
+    code.filter(|code| !code.is_empty()).ok_or(Refusal(200, "OPSQ2001", "ERROR : INPUT FIELD NOT FOUND"))
 }
 
 async fn answer(
@@ -139,7 +222,7 @@ fn admit(simulation: &Simulation, headers: &HeaderMap, tr_id: &str) -> Result<()
     if of("tr_id") != tr_id {
         return Err(Refusal(500, "OPSQ0002", "없는 서비스 코드 입니다"));
     }
-    if config.paper && tr_id == "FHKST03010230" {
+    if config.paper && ["FHKST03010230", "CTPF1002R"].contains(&tr_id) {
         return Err(Refusal(500, "EGW00213", "모의투자 TR 이 아닙니다."));
     }
     Ok(())
@@ -149,7 +232,7 @@ fn admit(simulation: &Simulation, headers: &HeaderMap, tr_id: &str) -> Result<()
 /// session with minutes that hold nothing.
 fn whole_day(simulation: &Simulation, code: &str, date: Date, now_us: i64) -> Vec<MinuteRow> {
     let config = &simulation.config.kis;
-    let mut day = history::minutes(config, simulation.config.seed, &simulation.hub.markets, code, date, now_us);
+    let mut day = history::minutes(&simulation.config, &simulation.hub.markets, code, date, now_us);
     let (Some(hours), Some(last)) = (Hours::of(config, date), day.last().copied()) else { return day };
     let midnight = now_us - (now_us + 9 * 3_600_000_000).rem_euclid(86_400_000_000);
     let now = if history::date_of(now_us) == date { (now_us - midnight) / 1_000_000 } else { i64::MAX };

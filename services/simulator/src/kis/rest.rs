@@ -29,6 +29,8 @@ pub fn routes() -> Router<Arc<Simulation>> {
         .route("/oauth2/revokeP", post(revoke))
         .route("/uapi/domestic-stock/v1/quotations/inquire-time-dailychartprice", get(quotations::past_minutes))
         .route("/uapi/domestic-stock/v1/quotations/inquire-time-itemchartprice", get(quotations::todays_minutes))
+        .route("/uapi/domestic-stock/v1/quotations/search-stock-info", get(quotations::instrument))
+        .route("/uapi/domestic-stock/v1/quotations/inquire-price", get(quotations::price))
         .fallback(async || {
             (StatusCode::NOT_FOUND, axum::Json(json!({"rt_cd": "1", "msg_cd": "OPSQ0002", "msg1": "없는 서비스 코드 입니다"})))
         })

@@ -4,6 +4,7 @@
 use super::{change, signed};
 use crate::config::KiwoomConfig;
 use crate::kis::history::{self, MinuteRow};
+use crate::kis::master::{self, Listed};
 use crate::kis::socket::{korean, percent, whole};
 use crate::market::{Market, Venue};
 use crate::seed;
@@ -238,8 +239,8 @@ async fn call(
     let page = match api_id.as_str() {
         "ka10080" => minutes(&simulation, &request, from),
         "ka10001" => basic(&simulation, &request),
-        "ka10100" => find(&simulation, &request).map(|market| Page { body: listing(market), next: None }),
-        _ => Ok(listings(&simulation, &request)),
+        "ka10100" => find(&simulation, &request).map(|market| Page { body: named(&simulation, market), next: None }),
+        _ => Ok(listings(&simulation, &request, from)),
     }?;
     let mut answer = page.body;
     answer["return_code"] = 0.into();
@@ -322,7 +323,7 @@ fn day(simulation: &Simulation, code: &str, date: Date, scope: i64) -> Vec<Row> 
         market.day.after(0).map_or(0, |totals| totals.volume - first)
     });
     let mut rows: Vec<Row> = Vec::new();
-    for minute in history::minutes(&config.kis, config.seed, markets, code, date, simulation.clock.now_us()) {
+    for minute in history::minutes(config, markets, code, date, simulation.clock.now_us()) {
         let second = minute.second.div_euclid(scope * 60) * scope * 60;
         let label = format!("{}{:02}{:02}00", date.strftime("%Y%m%d"), second / 3_600, second / 60 % 60);
         day_volume += minute.volume;
@@ -391,16 +392,36 @@ fn basic(simulation: &Simulation, request: &Value) -> Result<Page, Refusal> {
     })
 }
 
-/// `ka10099`: the instruments of a market; all that are played belong to KOSPI.
-fn listings(simulation: &Simulation, request: &Value) -> Page {
-    let markets = simulation.hub.markets.iter().filter(|market| market.venue == Venue::Kis && request["mrkt_tp"] == "0");
-    Page { body: json!({"list": markets.map(listing).collect::<Vec<_>>()}), next: None }
+/// `ka10099`: the instruments of a market, so many a page; the name of a page is the place of its first.
+fn listings(simulation: &Simulation, request: &Value, from: &str) -> Page {
+    let today = history::date_of(simulation.clock.now_us());
+    let all = master::all(&simulation.config, &simulation.hub.markets, today);
+    let of_market = all.iter().filter(|listed| request["mrkt_tp"] == if listed.kosdaq { "10" } else { "0" });
+    let (size, first) = (simulation.config.kiwoom.list_rows.max(1), from.parse().unwrap_or(0));
+    let mut rows: Vec<Value> = of_market.skip(first).take(size + 1).map(|listed| listing(simulation, listed, today)).collect();
+    let next = (rows.len() > size).then(|| (first + size).to_string());
+    rows.truncate(size);
+    Page { body: json!({"list": rows}), next }
 }
 
-fn listing(market: &Market) -> Value {
+/// `ka10100`: one instrument.
+fn named(simulation: &Simulation, market: &Market) -> Value {
+    let today = history::date_of(simulation.clock.now_us());
+    let listed = master::one(&simulation.config, &simulation.hub.markets, &market.upper, today);
+    listed.map_or(Value::Null, |listed| listing(simulation, &listed, today))
+}
+
+fn listing(simulation: &Simulation, listed: &Listed, today: Date) -> Value {
+    let (config, markets) = (&simulation.config, &simulation.hub.markets);
+    let market = markets.iter().find(|market| market.upper == listed.code);
+    let base = history::base(&config.kis, config.seed, market, &listed.code, today);
+    let states = [(listed.halted, "거래정지"), (listed.administration, "관리종목"), (true, "증거금20%"), (true, "담보대출")];
+    let states: Vec<&str> = states.iter().filter(|(holds, _)| *holds).map(|(_, state)| *state).collect();
     json!({
-        "code": market.upper, "name": market.day.name, "listCount": "0000000005919638", "auditInfo": "정상", "regDay": "19750611",
-        "lastPrice": format!("{:08}", market.day.base), "state": "증거금20%|담보대출", "marketCode": "0", "marketName": "거래소",
-        "upName": "", "upSizeName": "대형주", "companyClassName": "", "orderWarning": "0", "nxtEnable": "Y",
+        "code": listed.code, "name": listed.name, "listCount": "0000000005919638",
+        "auditInfo": if listed.halted { "거래정지" } else { "정상" }, "regDay": listed.listed_on.strftime("%Y%m%d").to_string(),
+        "lastPrice": format!("{base:08}"), "state": states.join("|"), "marketCode": if listed.kosdaq { "10" } else { "0" },
+        "marketName": if listed.kosdaq { "코스닥" } else { "거래소" }, "upName": "", "upSizeName": if listed.kosdaq { "" } else { "대형주" },
+        "companyClassName": "", "orderWarning": if listed.warned { "5" } else { "0" }, "nxtEnable": "Y",
     })
 }

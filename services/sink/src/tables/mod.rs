@@ -10,13 +10,16 @@ mod flow_aggregate;
 mod fund_flow;
 mod observation;
 mod quote;
+mod reference;
 mod trade;
 
 use crate::batch::{Batch, Marks};
 use marketflow_clickhouse::{Column, RowWriter};
 use marketflow_contract::{AvroRecord, Schema, decode_trade};
 use marketflow_kafka::DecodeError;
-use marketflow_model::{Bar, Candle, Control, Envelope, FlowAggregate, FundFlow, Observation, Quote, Timestamp, TradeRef};
+use marketflow_model::{
+    Bar, Candle, Control, Envelope, FlowAggregate, FundFlow, Observation, Quote, Reference, Timestamp, TradeRef,
+};
 
 /// How a record becomes a row.
 pub(crate) trait Row {
@@ -92,6 +95,7 @@ const ALL: &[Table] = &[
     Table::of::<FundFlow>(),
     Table::of::<Observation>(),
     Table::of::<Quote>(),
+    Table::of::<Reference>(),
     // the many: their texts are read where they stand
     Table::new::<TradeRef<'static>>(Schema::Trade, |body, place, marks, batch| {
         append(&decode_trade(body).map_err(not_ours)?, place, marks, batch)
