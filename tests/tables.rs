@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use marketflow_clickhouse::{Layout, Retention, migrations};
-use marketflow_model::{Calendar, Timestamp};
+use marketflow_engine::MonthlyFlows;
+use marketflow_model::{Calendar, FlowAggregate, Month, Timestamp};
 use marketflow_testkit::TestStack;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 mod boards;
 
@@ -23,6 +26,8 @@ async fn tables_and_views_answer_as_worked_out_by_hand() {
     the_market_is_seen_against_the_session_before(&stack).await;
     flows_rotate_in_proportion(&stack).await;
     months_of_flows_are_held_against_those_before(&stack).await;
+    investors_bought_what_others_sold(&stack).await;
+    who_leads_whom_is_what_the_engine_computes(&stack).await;
     signals_news_and_reference_say_their_last_word(&stack).await;
     retention_counts_from_ingestion(&stack).await;
     insert_what_the_boards_show(&stack).await;
@@ -460,6 +465,140 @@ async fn flows_rotate_in_proportion(stack: &TestStack) {
          bonds gold 15 true
          stocks crypto 10 false
          stocks gold 30 false",
+    )
+    .await;
+}
+
+/// All classes of a day add up to zero, or what is left is shown; of a day told again the last word counts.
+async fn investors_bought_what_others_sold(stack: &TestStack) {
+    let mut offset = 700;
+    let mut row = |day: u32, class: &str, amount: &str, quantity: &str, received: &str| {
+        offset += 1;
+        format!(
+            "('e', 't', 0, {offset}, '{received}', 'KRX:000660', 'kis', '{class}', '2026-11-{:02} 15:00:00', '2026-11-{day:02} 15:00:00', {amount}, \
+             {quantity}, 'KRW', '{received}')",
+            day - 1
+        )
+    };
+    let evening = "2026-11-18 09:00:00";
+    let rows = [
+        row(17, "foreign", "-3000000", "-40", evening),
+        row(17, "institution", "1000000", "15", evening),
+        row(17, "individual", "2000000", "27", evening),
+        row(17, "other_corporation", "1000000", "-2", evening),
+        row(18, "foreign", "5000000", "70", evening),
+        row(18, "institution", "-1000000", "NULL", evening),
+        row(18, "individual", "-4000000", "-70", evening),
+        // corrected the next day
+        row(17, "other_corporation", "0", "-2", "2026-11-19 09:00:00"),
+        // reported with a total, as some venues do
+        row(19, "foreign", "5000000", "7", evening),
+        row(19, "total", "4000000", "7", evening),
+    ];
+    ask(
+        stack,
+        &format!(
+            "INSERT INTO fund_flows_log (stream_epoch, topic, partition, offset, append_time, instrument, provider, investor_class, period_start, \
+             period_end, net_amount, net_quantity, currency, receive_time) VALUES {}",
+            rows.join(", ")
+        ),
+    )
+    .await;
+    check(
+        stack,
+        "SELECT day, foreign_amount, institution_amount, individual_amount, other_corporation_amount, residual, residual_quantity, complete \
+         FROM investor_flows WHERE instrument = 'KRX:000660' ORDER BY day",
+        "2026-11-17 -3000000 1000000 2000000 0 0 0 true
+         2026-11-18 5000000 -1000000 -4000000 \\N 0 0 false
+         2026-11-19 5000000 \\N \\N \\N 1000000 0 false",
+    )
+    .await;
+}
+
+/// Five years of made-up markets: the view says what the pure computation says, p-values included; and three months worked out by hand: a correlation
+/// of one half has the angle of 30 degrees, so p = 1 - 2 / 180 * 30 * 2 = 2 / 3.
+async fn who_leads_whom_is_what_the_engine_computes(stack: &TestStack) {
+    let mut random = ChaCha8Rng::seed_from_u64(11);
+    let first: Month = "2015-01".parse().unwrap();
+    let mut flows = Vec::new();
+    let mut add = |name: &str, currency: &str, at: i32, net: i64| {
+        let month = first.plus(at);
+        let amount = |value: i64| value.to_string().parse().unwrap();
+        flows.push(FlowAggregate {
+            scope: "market".to_owned(),
+            name: name.to_owned(),
+            open_time: month.start(),
+            close_time: month.end(),
+            method: "COMBINED".to_owned(),
+            inflow: amount(net.max(0)),
+            outflow: amount((-net).max(0)),
+            net: amount(net),
+            currency: currency.to_owned(),
+            input_count: 1,
+            stale: false,
+            revision: 0,
+        });
+    };
+    let leader: Vec<i64> = (0..60).map(|_| random.random_range(-1_000_000..1_000_000)).collect();
+    for at in 0..60_i32 {
+        let place = usize::try_from(at).unwrap();
+        add("leader", "EUR", at, leader[place]);
+        let followed = if place < 3 { 0 } else { leader[place - 3] / 2 };
+        add("follower", "EUR", at, followed + random.random_range(-200_000..200_000));
+        if at % 7 != 0 {
+            add("with_holes", "EUR", at, random.random_range(-90_000_000..10_000));
+        }
+        add("still", "EUR", at, 5);
+    }
+    add("short", "EUR", 10, 1);
+    for (at, (x, y)) in (0..).zip([(-1, 0), (0, 2), (1, 1)]) {
+        add("x", "CHF", at, x);
+        add("y", "CHF", at, y);
+    }
+    let row = |(offset, flow): (usize, &FlowAggregate)| {
+        let FlowAggregate { name, inflow, outflow, net, currency, .. } = flow;
+        let (open, close) = (&flow.open_time.to_string()[..10], &flow.close_time.to_string()[..10]);
+        format!(
+            "('e', 't', 1, {offset}, '2026-12-01 00:00:00', 'market', '{name}', '{open} 00:00:00', '{close} 00:00:00', 'COMBINED', {inflow}, {outflow}, {net}, \
+             '{currency}', 1, false, 0)"
+        )
+    };
+    let rows: Vec<String> = flows.iter().enumerate().map(row).collect();
+    ask(
+        stack,
+        &format!(
+            "INSERT INTO flow_aggregates_log (stream_epoch, topic, partition, offset, append_time, scope, name, open_time, close_time, method, inflow, \
+             outflow, net, currency, input_count, stale, revision) VALUES {}",
+            rows.join(", ")
+        ),
+    )
+    .await;
+    let answer = ask(
+        stack,
+        "SELECT leader, follower, lag_months, n, correlation, slope, p_value FROM flow_lead_lag WHERE currency = 'EUR' ORDER BY leader, follower, lag_months",
+    )
+    .await;
+    let expected = MonthlyFlows::of(&flows, "market", "COMBINED", "EUR").lead_lags();
+    assert_eq!((answer.lines().count(), expected.len()), (39, 39), "{answer}");
+    for (line, expected) in answer.lines().zip(&expected) {
+        let cells: Vec<&str> = line.split('\t').collect();
+        let (lag, n) = (expected.lag_months.to_string(), expected.n.to_string());
+        assert_eq!(cells[..4], [expected.leader.as_str(), &expected.follower, &lag, &n]);
+        for (cell, number) in cells[4..].iter().zip([expected.correlation, expected.slope, expected.p_value]) {
+            let said: f64 = cell.parse().unwrap();
+            assert!((said - number).abs() <= 1e-9 * number.abs().max(1.0), "{line}: {said}, not {number}");
+        }
+    }
+    check(
+        stack,
+        "SELECT leader, follower, lag_months FROM flow_lead_lag WHERE currency = 'EUR' ORDER BY p_value LIMIT 1",
+        "leader follower 3",
+    )
+    .await;
+    check(
+        stack,
+        "SELECT leader, follower, lag_months, n, round(correlation, 9), round(slope, 9), round(p_value, 9) FROM flow_lead_lag WHERE currency = 'CHF'",
+        "x y 0 3 0.5 0.5 0.666666667",
     )
     .await;
 }

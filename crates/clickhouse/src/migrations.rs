@@ -40,6 +40,7 @@ migrations! {
     "015_audit_and_decisions.sql",
     "016_calendar_changes.sql",
     "017_flow_monthly.sql",
+    "018_investors_and_lead_lag.sql",
     "019_reference.sql",
 }
 
