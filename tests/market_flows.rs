@@ -130,9 +130,9 @@ fn generated_observations_give_what_pandas_gives() {
             for class in [InvestorClass::Foreign, InvestorClass::Institution, InvestorClass::Individual, InvestorClass::Total] {
                 let amount = random.random_range(-90_000_000_000_i64..90_000_000_000);
                 let period_start = start.plus_micros(day * DAY);
-                funds.push(FundFlow {
+                let flow = FundFlow {
                     instrument: instrument.parse().unwrap(),
-                    provider: "KIS".to_owned(),
+                    provider: "kis".to_owned(),
                     investor_class: class,
                     period_start,
                     period_end: period_start.plus_micros(DAY),
@@ -141,7 +141,15 @@ fn generated_observations_give_what_pandas_gives() {
                     currency: "KRW".to_owned(),
                     vintage: None,
                     receive_time: Timestamp::from_seconds(1_700_000_000 + day % 3),
-                });
+                };
+                // a second reporter, on some days the only one
+                if day % 5 < 2 {
+                    let other = flow.net_amount.map(|_| (amount / 2).to_string().parse().unwrap());
+                    funds.push(FundFlow { provider: "kiwoom".to_owned(), net_amount: other, ..flow.clone() });
+                }
+                if day % 5 != 0 {
+                    funds.push(flow);
+                }
             }
         }
     }

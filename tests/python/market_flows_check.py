@@ -84,6 +84,11 @@ class Inputs:
             lambda f: (f["period_start"], f["period_end"], f["instrument"], f["provider"], f["investor_class"]),
             lambda f: ((f["vintage"] is not None, f["vintage"] or ""), f["receive_time"], optional(f["net_amount"], Fraction)),
         )
+        # of several who report the same flow the first by name counts
+        first = {}
+        for start, end, instrument, provider, investor_class in sorted(self.funds):
+            first.setdefault((start, end, instrument, investor_class), provider)
+        self.funds = {key: fund for key, fund in self.funds.items() if first[key[:3] + key[4:]] == key[3]}
 
     def known(self, name):
         return sorted(self.series.get(name, {}).items())

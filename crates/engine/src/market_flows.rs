@@ -281,8 +281,19 @@ impl MarketFlows {
         }
         self.changes.insert(encode_key(&Key::Fund(key.clone())), Some(encode(&said)));
         self.funds.insert(key.clone(), said);
-        self.touched_funds.insert(key);
+        // another who reports the same may have to give way
+        let touched: Vec<FundKey> = self.reporters(&key).cloned().collect();
+        self.touched_funds.extend(touched);
         FlowOutcome::Used
+    }
+
+    /// Everybody who reports this flow, by name: the first counts.
+    fn reporters(&self, key: &FundKey) -> impl Iterator<Item = &FundKey> {
+        let first = FundKey { provider: String::new(), class: InvestorClass::Unknown, ..key.clone() };
+        let of = |key: &FundKey| (key.start, key.end, key.instrument.clone());
+        let (same, class) = (of(key), key.class);
+        let known = self.funds.range(first..).map(|(known, _)| known).take_while(move |known| of(known) == same);
+        known.filter(move |known| known.class == class)
     }
 
     /// Everything that a value of a series from this instant on may change.
@@ -464,6 +475,9 @@ impl MarketFlows {
 
     fn flow_of_fund(&self, key: &FundKey) -> Option<(Member, Vec<Flow>)> {
         let said = self.funds.get(key)?;
+        if self.reporters(key).next() != Some(key) {
+            return None;
+        }
         let venue = key.instrument.split_once(':')?.0;
         let belongs = self.settings.reported_venue.iter().find(|known| known.venue == venue)?;
         let investor_class = match key.class {

@@ -630,3 +630,25 @@ fn the_p_value_is_students() {
     assert!((correlation - 59.0 / 143.0).abs() < 1e-12, "{correlation}");
     assert!((p_value - 0.182_563_978_573).abs() < 1e-10, "{p_value}");
 }
+
+#[test]
+fn of_two_who_report_the_same_the_first_by_name_counts_in_whatever_order() {
+    let day = "2024-03-05";
+    let kis = FundFlow { provider: "kis".to_owned(), ..bought(day, InvestorClass::Foreign, "100") };
+    let kiwoom = FundFlow { provider: "kiwoom".to_owned(), ..bought(day, InvestorClass::Foreign, "101") };
+    let individuals = FundFlow { provider: "kiwoom".to_owned(), ..bought(day, InvestorClass::Individual, "-101") };
+    let net = |flows: &mut MarketFlows, name: &str| -> Option<String> {
+        let of = |flow: &FlowAggregate| {
+            (flow.scope.as_str(), flow.name.as_str(), flow.currency.as_str()) == ("investor_class", name, "KRW")
+        };
+        published(flows).iter().rfind(|flow| of(flow)).map(|flow| flow.net.to_string())
+    };
+    let mut flows = MarketFlows::new(settings());
+    flows.on_fund_flow(&kiwoom);
+    flows.on_fund_flow(&individuals);
+    assert_eq!(net(&mut flows, "stocks/foreign").as_deref(), Some("101"));
+    flows.on_fund_flow(&kis);
+    assert_eq!(net(&mut flows, "stocks/foreign").as_deref(), Some("100"), "it gives way, as a revision");
+    flows.on_fund_flow(&FundFlow { net_amount: "102".parse().ok(), receive_time: Timestamp::from_seconds(9), ..kiwoom });
+    assert_eq!(net(&mut flows, "stocks/foreign"), None, "what gave way changes nothing");
+}

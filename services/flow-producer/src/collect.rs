@@ -69,29 +69,19 @@ impl Collector {
         let source = series::by_id(id).with_context(|| format!("no source {id}"))?;
         let settings = config.sources.get(id).cloned().unwrap_or_default();
         let url = if settings.url.is_empty() { source.url() } else { settings.url.trim_end_matches('/') }.to_owned();
-        let mut http = reqwest::Client::builder()
-            .timeout(config.request.timeout)
-            .user_agent(concat!("marketflow/", env!("CARGO_PKG_VERSION")));
-        // a simulator beside us is not reached through a proxy
-        if ["http://127.0.0.1", "http://localhost", "http://[::1]"].iter().any(|start| url.starts_with(start)) {
-            http = http.no_proxy();
-        }
+        let http = marketflow_access::http_client(&url, config.request.timeout)?;
         let pace = source.pace();
         let (rate, burst) = if settings.per_second > 0.0 { (settings.per_second, 1.0) } else { (pace.per_second, pace.burst) };
         Ok(Self {
             source,
             url,
             key: checked.keys.get(id).cloned(),
-            http: http.build().context("the client for requests")?,
+            http,
             bucket: TokenBucket::new(rate, burst, Duration::ZERO),
             rate,
             requests: 0,
             started: Instant::now(),
-            backoff: BackoffSettings {
-                min: config.request.backoff_min,
-                max: config.request.backoff_max,
-                reset_after: Duration::ZERO,
-            },
+            backoff: config.request.backoff(),
             attempts: config.request.attempts,
             months_per_request: config.collect.months_per_request,
             journal,
@@ -197,7 +187,7 @@ impl Collector {
 
     fn count<T>(&self, answer: &Result<T, RestError>) {
         let outcome = answer.as_ref().map_or_else(RestError::outcome, |_| "ok");
-        self.metrics.requests.with_label_values(&[self.source.id(), outcome]).inc();
+        self.metrics.access.requests.with_label_values(&[self.source.id(), outcome]).inc();
     }
 
     async fn wait_for_turn(&mut self) {

@@ -1,10 +1,15 @@
 //! The flow-producer's configuration; `default.toml` holds every key with its unit.
 
 use anyhow::{Context, bail, ensure};
+use jiff::civil::Date;
+use marketflow_access::config::max_calls_variable;
+use marketflow_access::{BudgetConfig, ClockConfig, RequestConfig, Symbols};
 use marketflow_kafka::{KafkaConfig, RegistryConfig};
-use marketflow_model::Month;
-use marketflow_providers::Secret;
+use marketflow_model::{Instrument, Month};
+use marketflow_pacing::Limits;
+use marketflow_providers::investors::{Investors, investors_of};
 use marketflow_providers::series::{self, Market, Series, SeriesSet, Source};
+use marketflow_providers::{Provider, Secret, by_id};
 use marketflow_runtime::{AdminConfig, LogConfig, file_or, setting};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,10 +30,16 @@ pub struct Config {
     pub registry: RegistryConfig,
     /// What is collected.
     pub collect: CollectConfig,
+    /// Investors' net buying.
+    pub investors: InvestorsConfig,
     /// Where the sources are, by id.
     pub sources: BTreeMap<String, SourceConfig>,
     /// How a source is asked.
     pub request: RequestConfig,
+    /// What the broker's key may spend.
+    pub budget: BudgetConfig,
+    /// The broker's time.
+    pub clock: ClockConfig,
     /// What survives a restart.
     pub state: StateConfig,
 }
@@ -37,8 +48,8 @@ pub struct Config {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CollectConfig {
-    /// Which markets; none = all.
-    pub markets: Vec<Market>,
+    /// Which of them; none = all.
+    pub markets: Vec<Part>,
     /// File of series; empty = the built-in one.
     pub series: PathBuf,
     /// First month; `None` = ten years up to the last.
@@ -68,21 +79,59 @@ pub struct SourceConfig {
     pub per_second: f64,
 }
 
-/// Section `[request]`.
+/// What can be collected by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// See [`Market`], as the others.
+    Stocks,
+    /// As above.
+    Bonds,
+    /// As above.
+    Forex,
+    /// As above.
+    Crypto,
+    /// As above.
+    Commodities,
+    /// As above.
+    RealEstate,
+    /// What investors bought of Korean shares.
+    KoreanInvestors,
+}
+
+impl Part {
+    const fn of(market: Market) -> Self {
+        match market {
+            Market::Stocks => Self::Stocks,
+            Market::Bonds => Self::Bonds,
+            Market::Forex => Self::Forex,
+            Market::Crypto => Self::Crypto,
+            Market::Commodities => Self::Commodities,
+            Market::RealEstate => Self::RealEstate,
+        }
+    }
+}
+
+/// Section `[investors]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RequestConfig {
-    /// Wait for an answer.
-    #[serde(with = "humantime_serde")]
-    pub timeout: Duration,
-    /// Least wait after a failed request.
-    #[serde(with = "humantime_serde")]
-    pub backoff_min: Duration,
-    /// Longest wait after a failed request.
-    #[serde(with = "humantime_serde")]
-    pub backoff_max: Duration,
-    /// Failures in a row after which an endpoint is left for the next run.
-    pub attempts: u32,
+pub struct InvestorsConfig {
+    /// Id of the broker that is asked; empty = none is.
+    pub provider: String,
+    /// Request endpoint; empty = the broker's own.
+    pub rest_url: String,
+    /// Codes, `VENUE:CODE`, `@SET`.
+    pub symbols: Vec<String>,
+    /// First day; `None` = ten years up to the last.
+    #[serde(deserialize_with = "date_or_empty")]
+    pub from: Option<Date>,
+    /// Last day; `None` = yesterday in Korea.
+    #[serde(deserialize_with = "date_or_empty")]
+    pub to: Option<Date>,
+    /// Days read again when new ones are looked for.
+    pub update_days: i32,
+    /// Symbols at once.
+    pub parallel: usize,
 }
 
 /// Section `[state]`.
@@ -101,6 +150,12 @@ fn month_or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<M
     text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
+/// An empty text is no day.
+fn date_or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Date>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty());
+    text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+}
+
 /// Where the service writes.
 #[derive(Clone, Debug)]
 pub struct Files {
@@ -114,10 +169,33 @@ pub struct Files {
 pub struct Checked {
     /// What is collected, and from where.
     pub series: Vec<(&'static dyn Source, Series)>,
+    /// Of which investors are told, and by whom.
+    pub investors: Option<CheckedInvestors>,
     /// Credentials by source.
     pub keys: BTreeMap<&'static str, Secret>,
     /// Where the service writes.
     pub files: Files,
+}
+
+/// What follows from `[investors]`.
+#[derive(Clone)]
+pub struct CheckedInvestors {
+    /// The broker named.
+    pub provider: &'static Provider,
+    /// How it tells of investors.
+    pub investors: &'static dyn Investors,
+    /// Where its requests go, without trailing slash.
+    pub rest_url: String,
+    /// What the key may spend.
+    pub limits: Limits,
+    /// Of which shares.
+    pub symbols: Vec<Instrument>,
+    /// First day, where one is given.
+    pub first: Option<Date>,
+    /// Last day, where one is given.
+    pub last: Option<Date>,
+    /// Symbols at once.
+    pub parallel: usize,
 }
 
 impl Config {
@@ -132,8 +210,7 @@ impl Config {
         if let (Some(from), Some(to)) = (collect.from, collect.to) {
             ensure!(from <= to, "collect.from {from} is after collect.to {to}");
         }
-        ensure!(self.request.attempts > 0, "request.attempts must be at least 1");
-        ensure!(self.request.backoff_min <= self.request.backoff_max, "request.backoff_min exceeds request.backoff_max");
+        self.request.validate()?;
         let known = || series::ALL.iter().map(|source| source.id()).collect::<Vec<_>>().join(", ");
         for (id, source) in &self.sources {
             ensure!(series::by_id(id).is_some(), "sources.{id} is none of: {}", known());
@@ -149,7 +226,7 @@ impl Config {
                 bail!("{name}: {}: {problem}", series.endpoint());
             }
             ensure!(names.insert((series.source.clone(), series.code.clone())), "{name}: {} is there twice", series.endpoint());
-            if !collect.markets.is_empty() && !collect.markets.contains(&series.market) {
+            if !collect.markets.is_empty() && !collect.markets.contains(&Part::of(series.market)) {
                 continue;
             }
             if let Some((variable, is_optional)) = source.credential()
@@ -170,12 +247,45 @@ impl Config {
             }
             chosen.push((source, series));
         }
-        ensure!(!chosen.is_empty(), "{name} holds no series of these markets");
-        Ok(Checked { series: chosen, keys, files: self.files()? })
+        let investors = self.checked_investors()?;
+        ensure!(!chosen.is_empty() || investors.is_some(), "{name} holds no series of these markets");
+        Ok(Checked { series: chosen, investors, keys, files: self.files()? })
+    }
+
+    fn checked_investors(&self) -> anyhow::Result<Option<CheckedInvestors>> {
+        let (wanted, chosen) = (&self.investors, &self.collect.markets);
+        let is_named = chosen.contains(&Part::KoreanInvestors);
+        if wanted.provider.is_empty() {
+            ensure!(!is_named, "collect.markets names korean_investors: set investors.provider to kis or kiwoom");
+            return Ok(None);
+        }
+        if !chosen.is_empty() && !is_named {
+            return Ok(None);
+        }
+        let both = by_id(&wanted.provider).zip(investors_of(&wanted.provider));
+        let (provider, investors) =
+            both.with_context(|| format!("investors.provider {:?} is none of: kis, kiwoom", wanted.provider))?;
+        ensure!((1..=3660).contains(&wanted.update_days), "investors.update_days is not within 1–3660");
+        ensure!(wanted.parallel > 0, "investors.parallel must be at least 1");
+        if let (Some(from), Some(to)) = (wanted.from, wanted.to) {
+            ensure!(from <= to, "investors.from {from} is after investors.to {to}");
+        }
+        let symbols = Symbols::read(&wanted.symbols, provider, &marketflow_access::home()).context("investors.symbols")?;
+        let url = if wanted.rest_url.is_empty() { provider.rest_url } else { &wanted.rest_url };
+        Ok(Some(CheckedInvestors {
+            provider,
+            investors,
+            rest_url: url.trim_end_matches('/').to_owned(),
+            limits: self.budget.limits(investors.limits(), &self.request, max_calls_variable().as_deref())?,
+            symbols: symbols.all,
+            first: wanted.from,
+            last: wanted.to,
+            parallel: wanted.parallel,
+        }))
     }
 
     fn files(&self) -> anyhow::Result<Files> {
-        let home = std::env::var_os("MARKETFLOW_HOME").map_or_else(|| PathBuf::from(".marketflow"), PathBuf::from);
+        let home = marketflow_access::home();
         let or = |given: &PathBuf, own: PathBuf| if given.as_os_str().is_empty() { own } else { given.clone() };
         let tracker = or(&self.state.folder, home.join("run")).join("resume_tracker.json");
         let error_log = or(&self.state.error_log, home.join("logs/error_log.txt"));
@@ -198,6 +308,37 @@ mod tests {
         assert_eq!(markets, Market::ALL);
         for series in &set.series {
             assert_eq!(series::by_id(&series.source).unwrap().check(series), Ok(()), "{}", series.endpoint());
+        }
+    }
+
+    #[test]
+    fn investors_are_asked_for_where_a_broker_is_named_and_by_themselves_where_only_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let checked = |change: &str| {
+            let mut table: toml::Table = crate::DEFAULTS.parse().unwrap();
+            let change = format!("{change}\n[state]\nfolder = '{0}'\nerror_log = '{0}/errors'", folder.path().display());
+            for (section, keys) in change.parse::<toml::Table>().unwrap() {
+                table[&section].as_table_mut().unwrap().extend(keys.as_table().unwrap().clone());
+            }
+            table.try_into::<Config>().unwrap().validate().map_err(|problem| problem.to_string())
+        };
+        assert!(checked("[collect]\nmarkets = ['forex']").unwrap().investors.is_none());
+        let by_itself = |more: &str| checked(&format!("[collect]\nmarkets = ['korean_investors']\n[investors]\n{more}"));
+        let alone = by_itself("provider = 'kiwoom'").unwrap();
+        assert_eq!((alone.series.len(), alone.investors.unwrap().symbols.len()), (0, 97));
+        let both =
+            checked("[collect]\nmarkets = ['forex', 'korean_investors']\n[investors]\nprovider = 'kis'\nsymbols = ['005930']");
+        assert_eq!(both.unwrap().investors.unwrap().symbols.len(), 1);
+        assert!(checked("[collect]\nmarkets = ['forex']\n[investors]\nprovider = 'kis'").unwrap().investors.is_none());
+        for (more, key) in [
+            ("", "investors.provider"),
+            ("provider = 'upbit'", "investors.provider"),
+            ("provider = 'kis'\nparallel = 0", "investors.parallel"),
+            ("provider = 'kis'\nsymbols = ['5930']", "investors.symbols"),
+            ("provider = 'kis'\nfrom = '2026-11-02'\nto = '2026-11-01'", "investors.from"),
+        ] {
+            let problem = by_itself(more).err().unwrap();
+            assert!(problem.contains(key), "{problem}");
         }
     }
 }

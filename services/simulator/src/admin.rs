@@ -26,6 +26,7 @@ pub fn routes(simulation: Arc<Simulation>) -> Router {
         .route("/faults", get(faults).post(add_faults))
         .route("/truth", get(truth))
         .merge(crate::series::admin())
+        .merge(crate::kis::investors::admin())
         .with_state(simulation)
 }
 

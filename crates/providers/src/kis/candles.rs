@@ -19,7 +19,6 @@ use crate::{
 use marketflow_model::{Amount, Feed, Instrument, Session, Timestamp};
 use serde::Deserialize;
 use std::borrow::Cow;
-use std::time::Duration;
 
 /// KIS's side of [`Candles`].
 #[derive(Debug)]
@@ -31,7 +30,7 @@ const TODAYS_MINUTES: u16 = 30;
 
 impl Candles for KisCandles {
     fn limits(&self) -> CallLimits {
-        CallLimits { calls: 18, within: Duration::from_secs(1), per_day: Some(1_000_000) }
+        super::CALLS
     }
 
     fn pages(&self, session: &Session, from: Timestamp, to: Timestamp, is_today: bool) -> Vec<CandlePage> {
@@ -128,6 +127,7 @@ mod tests {
     use super::super::{APP_KEY, APP_SECRET};
     use super::*;
     use marketflow_model::Calendar;
+    use std::time::Duration;
 
     fn at(text: &str) -> Timestamp {
         Timestamp::parse(&format!("2026-11-20T{text}+09:00")).unwrap()

@@ -6,15 +6,18 @@
 mod candles;
 mod connection;
 mod frame;
+mod investors;
 mod login;
 mod master;
 mod parse;
 mod rest;
 
-use crate::{FeedKind, Limits, Provider, krx};
+use crate::{CallLimits, FeedKind, Limits, Provider, krx};
+use std::time::Duration;
 
 pub use candles::KisCandles;
 pub use connection::KisConnection;
+pub use investors::KisInvestors;
 pub use login::KisLogin;
 pub use master::KisMaster;
 
@@ -22,6 +25,9 @@ pub use master::KisMaster;
 pub const APP_KEY: &str = "KIS_APP_KEY";
 /// Name of its secret.
 pub const APP_SECRET: &str = "KIS_APP_SECRET";
+
+/// Quotation calls of one key, all together.
+const CALLS: CallLimits = CallLimits { calls: 18, within: Duration::from_secs(1), per_day: Some(1_000_000) };
 
 /// The entry in [`crate::ALL`].
 pub const PROVIDER: Provider = Provider {

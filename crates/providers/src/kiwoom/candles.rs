@@ -18,7 +18,6 @@ use crate::{CallError, CallLimits, CallRequest, CandleCall, CandlePage, CandleRo
 use marketflow_model::{Amount, Feed, Instrument, Session, Timestamp};
 use serde::Deserialize;
 use std::borrow::Cow;
-use std::time::Duration;
 
 /// Kiwoom's side of [`Candles`].
 #[derive(Debug)]
@@ -26,7 +25,7 @@ pub struct KiwoomCandles;
 
 impl Candles for KiwoomCandles {
     fn limits(&self) -> CallLimits {
-        CallLimits { calls: 2, within: Duration::from_secs(2), per_day: None }
+        super::CALLS
     }
 
     fn pages(&self, session: &Session, from: Timestamp, to: Timestamp, is_today: bool) -> Vec<CandlePage> {

@@ -6,15 +6,18 @@
 mod candles;
 mod connection;
 mod frame;
+mod investors;
 mod login;
 mod master;
 mod parse;
 pub mod rest;
 
-use crate::{FeedKind, Limits, Provider, krx};
+use crate::{CallLimits, FeedKind, Limits, Provider, krx};
+use std::time::Duration;
 
 pub use candles::KiwoomCandles;
 pub use connection::KiwoomConnection;
+pub use investors::KiwoomInvestors;
 pub use login::KiwoomLogin;
 pub use master::KiwoomMaster;
 
@@ -22,6 +25,9 @@ pub use master::KiwoomMaster;
 pub const APP_KEY: &str = "KIWOOM_APP_KEY";
 /// Name of its secret.
 pub const SECRET_KEY: &str = "KIWOOM_SECRET_KEY";
+
+/// Calls of one key: the broker allows five a second, and of one name two within two seconds, as its customers measured; all keep to that.
+const CALLS: CallLimits = CallLimits { calls: 2, within: Duration::from_secs(2), per_day: None };
 
 /// The entry in [`crate::ALL`].
 pub const PROVIDER: Provider = Provider {

@@ -37,6 +37,13 @@ impl Call {
         Self { path: "/api/dostk/chart", api_id: "ka10080", body }
     }
 
+    /// What investors bought net of an instrument by day, up to a date in Korea (`YYYYMMDD`), newest first: shares, or millions of won.
+    pub fn investors(instrument: &Instrument, until: &str, shares: bool) -> Self {
+        let (code, what) = (instrument.symbol(), if shares { 2 } else { 1 });
+        let body = format!(r#"{{"dt":"{until}","stk_cd":"{code}","amt_qty_tp":"{what}","trde_tp":"0","unit_tp":"1"}}"#);
+        Self { path: "/api/dostk/stkinfo", api_id: "ka10059", body }
+    }
+
     /// The instruments of a market: `0` KOSPI, `10` KOSDAQ, `8` ETF.
     pub fn listings(market: &str) -> Self {
         Self { path: "/api/dostk/stkinfo", api_id: "ka10099", body: format!(r#"{{"mrkt_tp":"{market}"}}"#) }
@@ -70,6 +77,8 @@ pub(super) struct Envelope<'a> {
     return_msg: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub(super) stk_min_pole_chart_qry: Option<Vec<&'a RawValue>>,
+    #[serde(borrow, default)]
+    pub(super) stk_invsr_orgn: Option<Vec<&'a RawValue>>,
     #[serde(borrow, default)]
     pub(super) list: Option<Vec<&'a RawValue>>,
 }

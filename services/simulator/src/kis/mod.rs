@@ -1,12 +1,13 @@
 //! KIS (한국투자증권 Open API): token and approval calls and the real-time WebSocket as they are on the wire, over a day of the Korea Exchange.
 //!
 //! Played: `tokenP`, `revokeP`, `Approval` with their limits; registrations (41 of a key, one session of a key), `PINGPONG`, `H0STCNT0` (several
-//! records in a frame too), `H0STASP0`, `H0STMKO0` when a halt or an interruption begins and ends, the minute candles of any day, and what
-//! instruments are and are warned of. Not played: other quotation calls and trading (404), other registrations (acknowledged, then silent),
+//! records in a frame too), `H0STASP0`, `H0STMKO0` when a halt or an interruption begins and ends, the minute candles of any day, what investors bought
+//! of an instrument, what instruments are and are warned of. Not played: other quotation calls and trading (404), other registrations (acknowledged, then silent),
 //! expected prices in auctions. Next: `day.rs`, then `socket.rs` and `rest.rs`.
 
 pub mod day;
 pub mod history;
+pub mod investors;
 pub mod master;
 pub mod quotations;
 pub mod rest;

@@ -60,17 +60,17 @@ impl IntoResponse for Refusal {
     }
 }
 
-type Shared = State<Arc<Simulation>>;
-type Parameters = Query<HashMap<String, String>>;
+pub(super) type Shared = State<Arc<Simulation>>;
+pub(super) type Parameters = Query<HashMap<String, String>>;
 
 /// Past days.
 pub async fn past_minutes(State(simulation): Shared, headers: HeaderMap, Query(parameters): Parameters) -> Response {
-    answer(&simulation, &headers, "FHKST03010230", &parameters, PAST_ROWS).await
+    answer(&simulation, &headers, "FHKST03010230", parameters, PAST_ROWS).await
 }
 
 /// Today.
 pub async fn todays_minutes(State(simulation): Shared, headers: HeaderMap, Query(parameters): Parameters) -> Response {
-    answer(&simulation, &headers, "FHKST03010200", &parameters, TODAYS_ROWS).await
+    answer(&simulation, &headers, "FHKST03010200", parameters, TODAYS_ROWS).await
 }
 
 /// What an instrument is.
@@ -159,26 +159,20 @@ async fn answer(
     simulation: &Simulation,
     headers: &HeaderMap,
     tr_id: &str,
-    parameters: &HashMap<String, String>,
+    parameters: HashMap<String, String>,
     rows: usize,
 ) -> Response {
     let config = &simulation.config.kis;
-    if let Err(refusal) = admit(simulation, headers, tr_id) {
-        return refusal.into_response();
-    }
-    tokio::time::sleep(config.answer_after).await;
-    // Names are accepted in either case.
-    let parameters: HashMap<String, &str> =
-        parameters.iter().map(|(name, value)| (name.to_uppercase(), value.as_str())).collect();
-    let of = |name: &str| parameters.get(name).copied().unwrap_or_default();
-    if !matches!(of("FID_COND_MRKT_DIV_CODE"), "J" | "NX" | "UN") {
-        return Refusal(200, "OPSQ2001", "ERROR : INPUT INVALID_CHECK_MRKT_DIV_CODE").into_response();
-    }
+    let parameters = match admitted(simulation, headers, tr_id, parameters).await {
+        Ok(parameters) => parameters,
+        Err(refused) => return refused,
+    };
+    let of = |name: &str| of(&parameters, name);
     let now_us = simulation.clock.now_us();
     let today = history::date_of(now_us);
     let date = if rows == PAST_ROWS { of("FID_INPUT_DATE_1").parse::<Date>().ok() } else { Some(today) };
     let (Some(date), Some(newest)) = (date, second_of(of("FID_INPUT_HOUR_1"))) else {
-        return Refusal(200, "OPSQ2001", "ERROR : INPUT INVALID_CHECK_DATE").into_response();
+        return wrong_date();
     };
     let code = of("FID_INPUT_ISCD");
     let known = code.len() == 6 && !config.unlisted.iter().any(|unlisted| unlisted == code);
@@ -194,6 +188,31 @@ async fn answer(
     });
     let body = json!({"output1": summary, "output2": shown, "rt_cd": "0", "msg_cd": "MCA00000", "msg1": "정상처리 되었습니다."});
     axum::Json(body).into_response()
+}
+
+/// The parameters of a call that is let through, by their names in capitals; else the answer.
+pub(super) async fn admitted(
+    simulation: &Simulation,
+    headers: &HeaderMap,
+    tr_id: &str,
+    parameters: HashMap<String, String>,
+) -> Result<HashMap<String, String>, Response> {
+    admit(simulation, headers, tr_id).map_err(Refusal::into_response)?;
+    tokio::time::sleep(simulation.config.kis.answer_after).await;
+    // Names are accepted in either case.
+    let parameters: HashMap<String, String> = parameters.into_iter().map(|(name, value)| (name.to_uppercase(), value)).collect();
+    if !matches!(of(&parameters, "FID_COND_MRKT_DIV_CODE"), "J" | "NX" | "UN") {
+        return Err(Refusal(200, "OPSQ2001", "ERROR : INPUT INVALID_CHECK_MRKT_DIV_CODE").into_response());
+    }
+    Ok(parameters)
+}
+
+pub(super) fn of<'a>(parameters: &'a HashMap<String, String>, name: &str) -> &'a str {
+    parameters.get(name).map(String::as_str).unwrap_or_default()
+}
+
+pub(super) fn wrong_date() -> Response {
+    Refusal(200, "OPSQ2001", "ERROR : INPUT INVALID_CHECK_DATE").into_response()
 }
 
 fn admit(simulation: &Simulation, headers: &HeaderMap, tr_id: &str) -> Result<(), Refusal> {
@@ -222,7 +241,7 @@ fn admit(simulation: &Simulation, headers: &HeaderMap, tr_id: &str) -> Result<()
     if of("tr_id") != tr_id {
         return Err(Refusal(500, "OPSQ0002", "없는 서비스 코드 입니다"));
     }
-    if config.paper && ["FHKST03010230", "CTPF1002R"].contains(&tr_id) {
+    if config.paper && ["FHKST03010230", "FHPTJ04160001", "CTPF1002R"].contains(&tr_id) {
         return Err(Refusal(500, "EGW00213", "모의투자 TR 이 아닙니다."));
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! KIS's token and approval calls, with their limits and their own error envelope.
 //! Next: `server.rs`.
 
+use super::investors;
 use super::quotations::{self, Calls};
 use crate::seed;
 use crate::simulation::Simulation;
@@ -31,6 +32,7 @@ pub fn routes() -> Router<Arc<Simulation>> {
         .route("/uapi/domestic-stock/v1/quotations/inquire-time-itemchartprice", get(quotations::todays_minutes))
         .route("/uapi/domestic-stock/v1/quotations/search-stock-info", get(quotations::instrument))
         .route("/uapi/domestic-stock/v1/quotations/inquire-price", get(quotations::price))
+        .route("/uapi/domestic-stock/v1/quotations/investor-trade-by-stock-daily", get(investors::daily))
         .fallback(async || {
             (StatusCode::NOT_FOUND, axum::Json(json!({"rt_cd": "1", "msg_cd": "OPSQ0002", "msg1": "없는 서비스 코드 입니다"})))
         })

@@ -4,6 +4,7 @@
 use super::{change, signed};
 use crate::config::KiwoomConfig;
 use crate::kis::history::{self, MinuteRow};
+use crate::kis::investors;
 use crate::kis::master::{self, Listed};
 use crate::kis::socket::{korean, percent, whole};
 use crate::market::{Market, Venue};
@@ -30,6 +31,7 @@ const DONE: &str = "정상적으로 처리되었습니다";
 const CALLS: &[(&str, &str)] = &[
     ("ka10080", "/api/dostk/chart"),
     ("ka10001", "/api/dostk/stkinfo"),
+    ("ka10059", "/api/dostk/stkinfo"),
     ("ka10099", "/api/dostk/stkinfo"),
     ("ka10100", "/api/dostk/stkinfo"),
 ];
@@ -239,6 +241,7 @@ async fn call(
     let page = match api_id.as_str() {
         "ka10080" => minutes(&simulation, &request, from),
         "ka10001" => basic(&simulation, &request),
+        "ka10059" => investors(&simulation, &request, from),
         "ka10100" => find(&simulation, &request).map(|market| Page { body: named(&simulation, market), next: None }),
         _ => Ok(listings(&simulation, &request, from)),
     }?;
@@ -309,6 +312,32 @@ fn minutes(simulation: &Simulation, request: &Value, from: &str) -> Result<Page,
     let next = (rows.len() > size).then(|| rows[size - 1].label.clone());
     let shown: Vec<Value> = rows.iter().take(size).map(Row::told).collect();
     Ok(Page { body: json!({"stk_cd": code, "stk_min_pole_chart_qry": shown}), next })
+}
+
+/// `ka10059`: what investors bought net by day, newest first, up to the day asked for.
+fn investors(simulation: &Simulation, request: &Value, from: &str) -> Result<Page, Refusal> {
+    let code = code(request)?;
+    let of = |name: &str| request[name].as_str().unwrap_or_default();
+    let missing = |name: &str| wrong(&format!("입력값이 올바르지 않습니다[1511:필수 입력 파라미터가 누락되었습니다. {name}]"));
+    let is_shares = match of("amt_qty_tp") {
+        "1" => false,
+        "2" => true,
+        _ => return Err(missing("amt_qty_tp")),
+    };
+    if of("trde_tp") != "0" || of("unit_tp") != "1" {
+        return Err(missing("trde_tp, unit_tp"));
+    }
+    let asked = if from.is_empty() { of("dt") } else { from };
+    let last = Date::strptime("%Y%m%d", asked).map_err(|_| missing("dt"))?;
+    let mut days = investors::days(simulation, code, last, simulation.config.kiwoom.investor_rows + 1);
+    if days.is_empty() {
+        return Err(unknown());
+    }
+    // The name of a page is its first day.
+    let more = days.split_off(days.len().min(simulation.config.kiwoom.investor_rows));
+    let next = more.first().map(|day| day.date.strftime("%Y%m%d").to_string());
+    let rows: Vec<Value> = days.iter().map(|day| investors::kiwoom_row(day, is_shares)).collect();
+    Ok(Page { body: json!({"stk_invsr_orgn": rows}), next })
 }
 
 /// A day's rows of so many minutes each, oldest first.
