@@ -6,7 +6,7 @@
 //! Files in reading order: `partition.rs` (routing, watermarks, gaps), `builder.rs` (windows of one instrument), `minute.rs` (one minute's
 //! fold), `ids.rs` (de-duplication), `feed.rs` (what is known of a feed), `changelog.rs` (state as key-value changes), `flows.rs` and
 //! `flow_totals.rs` (turnover by aggressor, summed across instruments in two stages), `market_settings.rs`,
-//! `market_flows.rs` and `between_markets.rs` (flows of markets, from series and reports), `traded.rs` (bars that what was traded ends), `tally.rs`
+//! `market_flows.rs` and `between_markets.rs` (flows of markets, from series and reports), `forecast.rs` (their months to come), `traded.rs` (bars that what was traded ends), `tally.rs`
 //! (what became of every record), `repartition.rs` (state moved when partitions are added).
 //! Windows end with the session of the venue's calendar (`marketflow_model::Calendar`), which a control may change.
 //! A cancel or correction folds its minute again from the trades kept one by one (`kept.rs`), where the venue's file says that it has them.
@@ -19,6 +19,7 @@ mod changelog;
 mod feed;
 mod flow_totals;
 mod flows;
+mod forecast;
 mod ids;
 mod kept;
 mod market_flows;
@@ -35,6 +36,7 @@ pub use between_markets::{
 pub use changelog::{Change, NOTE, RestoreError};
 pub use flow_totals::{FlowTotals, PartialOutcome};
 pub use flows::{FlowGroup, FlowScope, FlowSum, METHOD, PartialFlows};
+pub use forecast::{Ahead, Forecast, MONTHS_AT_LEAST, Tested, forecast};
 pub use market_flows::{FlowOutcome, MarketFlows};
 pub use market_settings::{MarketSettings, MarketSize, Method, Rate, ReportedSeries, ReportedVenue, SignedTurnover, ValueChange};
 pub use partition::{Config, Heard, Outcome, Partition, SourceChoice};

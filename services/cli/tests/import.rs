@@ -172,26 +172,109 @@ async fn a_file_becomes_bars_once_however_often_it_is_imported() {
     every_record_is_accounted_for(&cli);
     a_replay_finds_and_mends_what_is_wrong(&cli).await;
     months_of_gold_become_flows(&cli).await;
+    a_scripted_rotation_is_what_people_read(&cli).await;
     stack.stop().await;
+}
+
+fn said(series: &str, month: &str, value: &str) -> (String, Observation) {
+    let month: Month = month.parse().unwrap();
+    let observation = Observation {
+        provider: "YAHOO".to_owned(),
+        series: series.to_owned(),
+        period_start: month.start(),
+        period_end: month.end(),
+        value: Some(value.parse().unwrap()),
+        unit: String::new(),
+        published_at: None,
+        vintage: None,
+        receive_time: Timestamp::from_seconds(START),
+    };
+    (format!("YAHOO:{series}"), observation)
+}
+
+/// What leaves stocks enters gold two months later, six tenths of it, beside noise: seven years through processor and sink, as the views say.
+async fn a_scripted_rotation_is_what_people_read(cli: &Cli<'_>) {
+    const MONTHS: usize = 84;
+    let mut state = 7_u64;
+    let mut random = |limit: i64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        i64::try_from((state >> 33) % (2 * limit.unsigned_abs())).unwrap() - limit
+    };
+    let stocks: Vec<i64> = (0..MONTHS).map(|_| random(1_000_000)).collect();
+    let gold: Vec<i64> = (0..MONTHS).map(|at| random(40_000) - if at < 2 { 0 } else { 6 * stocks[at - 2] / 10 }).collect();
+    let first: Month = "2012-01".parse().unwrap();
+    let mut records = Vec::new();
+    for (name, nets, factor) in [("SPY", &stocks, 1), ("GC=F", &gold, 100)] {
+        let mut price = 10_000_i64;
+        records.push(said(&format!("{name}/close"), &first.plus(-1).to_string(), &price.to_string()));
+        for (month, net) in first.through(first.plus(83)).zip(nets) {
+            // the price moves with the flow; volume = |net| ÷ (price × factor), to twelve decimals
+            price += net.signum();
+            let volume = i128::from(net.abs()) * 1_000_000_000_000 / i128::from(price * factor);
+            let volume = format!("{}.{:012}", volume / 1_000_000_000_000, volume % 1_000_000_000_000);
+            records.push(said(&format!("{name}/close"), &month.to_string(), &price.to_string()));
+            records.push(said(&format!("{name}/volume"), &month.to_string(), &volume));
+        }
+    }
+    cli.stack.send(topics::OBSERVATIONS, records).await.unwrap();
+    let printed = |arguments: &[&str]| -> Vec<serde_json::Value> {
+        serde_json::from_str(&cli.ok(&[&["flows"], arguments, &["--format", "json"]].concat())).unwrap()
+    };
+    let months = eventually(PATIENCE, async || {
+        let months = printed(&["--from", "2012-01", "--to", "2018-12"]);
+        anyhow::ensure!(months.len() == 2 * MONTHS, "{} months", months.len());
+        Ok(months)
+    })
+    .await
+    .unwrap();
+
+    let closest = &printed(&["lead-lag"])[0];
+    let number = |row: &serde_json::Value, name: &str| row[name].as_f64().unwrap();
+    let text = |row: &serde_json::Value, name: &str| row[name].as_str().unwrap().to_owned();
+    assert_eq!((text(closest, "leader"), text(closest, "follower")), ("stocks".to_owned(), "commodities".to_owned()));
+    assert_eq!((&closest["lag_months"], &closest["n"]), (&2.into(), &(MONTHS - 2).into()), "{closest}");
+    assert!(number(closest, "correlation") < -0.95 && (number(closest, "slope") + 0.6).abs() < 0.05, "{closest}");
+    assert!(number(closest, "p_value") < 1e-12, "{closest}");
+    let others = printed(&["lead-lag", "--market", "commodities"]);
+    assert_eq!(others.len(), 13, "two markets, lags of -6 to 6 months");
+    assert!(others[1..].iter().all(|row| number(row, "correlation").abs() < 0.5), "{:?}", others[1]);
+    assert!(cli.ok(&["flows", "lead-lag"]).contains("< 0.0001"));
+
+    // of two markets the smaller of what one gave and the other took is matched
+    let mut expected = Vec::new();
+    for pair in months.chunks(2) {
+        let (gold, stocks) = (text(&pair[0], "net"), text(&pair[1], "net"));
+        assert_eq!((text(&pair[0], "name"), text(&pair[1], "name")), ("commodities".to_owned(), "stocks".to_owned()));
+        let (gave, took) = match (gold.strip_prefix('-'), stocks.strip_prefix('-')) {
+            (Some(gave), None) => (("commodities", gave), ("stocks", stocks.as_str())),
+            (None, Some(gave)) => (("stocks", gave), ("commodities", gold.as_str())),
+            _ => continue,
+        };
+        let value = |text: &str| text.parse::<f64>().unwrap();
+        let amount = if value(gave.1) < value(took.1) { gave.1 } else { took.1 };
+        expected.push([text(&pair[0], "month"), gave.0.to_owned(), took.0.to_owned(), amount.to_owned()]);
+    }
+    let rotation: Vec<_> = printed(&["rotation", "--from", "2012-01", "--to", "2018-12"])
+        .iter()
+        .map(|row| ["month", "from", "to", "amount"].map(|name| text(row, name)))
+        .collect();
+    assert!(expected.len() > 20 && rotation == expected, "{rotation:?}, not {expected:?}");
+
+    // noise around nothing: what was last is the worse guess
+    let forecast = printed(&["forecast", "--market", "stocks", "--months", "3"]);
+    let ahead: Vec<_> = forecast.iter().map(|row| text(row, "month")).collect();
+    assert_eq!(ahead, ["2019-01", "2019-02", "2019-03"]);
+    for row in &forecast {
+        assert_eq!((text(row, "name"), text(row, "verdict")), ("stocks".to_owned(), "better than naive".to_owned()), "{row}");
+        assert!(number(row, "low") < number(row, "forecast") && number(row, "forecast") < number(row, "high"), "{row}");
+        assert!(number(row, "mase") < 1.0 && number(row, "coverage") > 0.8 && number(row, "tested") > 50.0, "{row}");
+    }
+    assert!(cli.ok(&["flows", "forecast"]).starts_with("FORECAST of net flows, not observed"));
+    cli.refused(&["flows", "lead-lag", "--format", "svg"], 64, "--format svg");
 }
 
 /// From observations over processor and sink to a line: 1,600 × 1 contract of 100 ounces, bought because the price rose.
 async fn months_of_gold_become_flows(cli: &Cli<'_>) {
-    let said = |series: &str, month: &str, value: &str| {
-        let month: Month = month.parse().unwrap();
-        let observation = Observation {
-            provider: "YAHOO".to_owned(),
-            series: series.to_owned(),
-            period_start: month.start(),
-            period_end: month.end(),
-            value: Some(value.parse().unwrap()),
-            unit: String::new(),
-            published_at: None,
-            vintage: None,
-            receive_time: Timestamp::from_seconds(START),
-        };
-        (format!("YAHOO:{series}"), observation)
-    };
     let gold = [("GC=F/close", "2020-01", "1500"), ("GC=F/close", "2020-02", "1600"), ("GC=F/volume", "2020-02", "1")];
     let gold = gold.into_iter().map(|(series, month, value)| said(series, month, value)).collect();
     cli.stack.send(topics::OBSERVATIONS, gold).await.unwrap();
