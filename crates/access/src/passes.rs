@@ -54,8 +54,22 @@ impl Passes {
     /// # Errors
     /// Credentials that are missing, by name, with the cure.
     pub fn new(provider: &'static Provider, url: &str, folder: &Path, file: &Path) -> anyhow::Result<Option<Self>> {
+        Self::of_key(1, provider, url, folder, file)
+    }
+
+    /// The same of a customer's further keys, counted from 1: the names of the second one's credentials end with `_2`, and so on.
+    ///
+    /// # Errors
+    /// As [`Passes::new`].
+    pub fn of_key(
+        key: usize,
+        provider: &'static Provider,
+        url: &str,
+        folder: &Path,
+        file: &Path,
+    ) -> anyhow::Result<Option<Self>> {
         let Some(login) = provider.login else { return Ok(None) };
-        let credentials = credentials(provider, file)?;
+        let credentials = credentials(provider, file, key)?;
         let mut hash = Sha256::new();
         hash.update(url);
         provider.credentials.iter().for_each(|name| hash.update(credentials.get(name).expose()));
@@ -244,11 +258,12 @@ fn since_epoch() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// The provider's credentials, from the environment or the file.
-fn credentials(provider: &'static Provider, file: &Path) -> anyhow::Result<Credentials> {
+/// The credentials of one of the customer's keys, from the environment or the file.
+fn credentials(provider: &'static Provider, file: &Path, key: usize) -> anyhow::Result<Credentials> {
     let mut values = Vec::new();
-    for name in provider.credentials {
-        let value = setting(name, file).exit(Exit::Usage)?.ok_or_else(|| {
+    for credential in provider.credentials {
+        let name = if key == 1 { (*credential).to_owned() } else { format!("{credential}_{key}") };
+        let value = setting(&name, file).exit(Exit::Usage)?.ok_or_else(|| {
             anyhow!(
                 "{} needs {name}; set it in the environment or as a line {name}=… in {} (provider.credentials_file)",
                 provider.id,
@@ -256,7 +271,7 @@ fn credentials(provider: &'static Provider, file: &Path) -> anyhow::Result<Crede
             )
             .context(Exit::Usage)
         })?;
-        values.push((*name, Secret::new(value.expose())));
+        values.push((*credential, Secret::new(value.expose())));
     }
     Ok(Credentials::new(values))
 }

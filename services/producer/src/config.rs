@@ -1,6 +1,7 @@
 //! The tick-producer's configuration; `default.toml` holds every key with its unit.
 
 use crate::failover;
+use crate::lines::LINES_MAX;
 use anyhow::{Context, ensure};
 use marketflow_access::{ClockConfig, Symbols};
 use marketflow_kafka::{KafkaConfig, ProducerSettings, RegistryConfig};
@@ -53,6 +54,8 @@ pub struct ProviderConfig {
     pub rest_url: String,
     /// `VENUE:SYMBOL`, a code alone, or a set such as `@krx10`.
     pub instruments: Vec<String>,
+    /// Connections that share them, each with a key of its own where the provider asks for keys.
+    pub connections: usize,
     /// File of `NAME=value` lines with the credentials that are not in the environment.
     pub credentials_file: PathBuf,
 }
@@ -151,6 +154,8 @@ pub struct RepairConfig {
 pub struct FailoverConfig {
     /// Id of the provider that stands by; empty = none.
     pub provider: String,
+    /// As `provider.connections`.
+    pub connections: usize,
     /// Its WebSocket endpoint; empty = the venue's own.
     pub websocket_url: String,
     /// Its request endpoint; empty = the venue's own.
@@ -223,17 +228,25 @@ pub struct Place {
     pub websocket_url: String,
     /// Where its requests go, without trailing slash.
     pub rest_url: String,
+    /// Connections that share the instruments.
+    pub connections: usize,
 }
 
 impl Place {
     /// The venue's own endpoints where none are given.
-    fn new(provider: &'static Provider, websocket_url: &str, rest_url: &str) -> Self {
+    fn new(provider: &'static Provider, websocket_url: &str, rest_url: &str, connections: usize) -> Self {
         let or = |given: &str, own: &str| if given.is_empty() { own.to_owned() } else { given.to_owned() };
         Self {
             provider,
             websocket_url: or(websocket_url, provider.websocket_url),
             rest_url: or(rest_url, provider.rest_url).trim_end_matches('/').to_owned(),
+            connections,
         }
+    }
+
+    /// Instruments that its connections take.
+    fn instruments_max(&self) -> usize {
+        self.provider.limits.instruments_per_connection.saturating_mul(self.connections)
     }
 }
 
@@ -242,7 +255,7 @@ impl Place {
 pub struct Checked {
     /// The provider named.
     pub place: Place,
-    /// Instruments that every provider takes on a connection.
+    /// Instruments that every provider takes on its connections.
     pub instruments_max: usize,
     /// The provider that stands by, and when it takes over.
     pub standby: Option<(Place, failover::Settings)>,
@@ -272,14 +285,27 @@ impl Config {
             [] => Vec::new(),
             asked => Symbols::read(asked, provider, &marketflow_access::home()).context("provider.instruments")?.all,
         };
-        let of = |provider: &Provider| (provider.limits.instruments_per_connection, provider.id);
-        let standing_by = standby.as_ref().map(|(place, _)| of(place.provider));
-        let (instruments_max, takes) = standing_by.map_or(of(provider), |standing_by| standing_by.min(of(provider)));
-        ensure!(
-            instruments.len() <= instruments_max,
-            "provider.instruments names {}; {takes} takes {instruments_max} on a connection: run a second tick-producer on another cluster",
-            instruments.len()
-        );
+        let place = Place::new(provider, &self.provider.websocket_url, &self.provider.rest_url, self.provider.connections);
+        let standing_by = standby.iter().map(|(standby, _)| (standby, "failover.connections"));
+        let places = std::iter::once((&place, "provider.connections")).chain(standing_by);
+        let mut instruments_max = usize::MAX;
+        for (place, key) in places {
+            ensure!((1..=LINES_MAX).contains(&place.connections), "{key} is not within 1–{LINES_MAX}");
+            let (wanted, most, each) =
+                (instruments.len(), place.instruments_max(), place.provider.limits.instruments_per_connection);
+            let keys = if place.provider.credentials.is_empty() {
+                String::new()
+            } else {
+                format!(", each with a key of its own: {}_2, …", place.provider.credentials.join("_2, "))
+            };
+            ensure!(
+                wanted <= most,
+                "provider.instruments names {wanted}; {} takes {each} on a connection: set {key} = {}{keys}",
+                place.provider.id,
+                wanted.div_ceil(each.max(1))
+            );
+            instruments_max = instruments_max.min(most);
+        }
         ensure!(
             self.connection.backoff_min <= self.connection.backoff_max,
             "connection.backoff_min exceeds connection.backoff_max"
@@ -293,7 +319,7 @@ impl Config {
             Repair::Sweep { .. } | Repair::ContiguousIds | Repair::CumulativeVolume { .. } => self.repair.sweep_interval,
         };
         Ok(Checked {
-            place: Place::new(provider, &self.provider.websocket_url, &self.provider.rest_url),
+            place,
             instruments,
             instruments_max,
             standby,
@@ -304,7 +330,7 @@ impl Config {
 
     /// The provider that stands by: one whose trades have the same ids, because the exchange counts them.
     fn standby(&self, first: &Provider) -> anyhow::Result<Option<(Place, failover::Settings)>> {
-        let FailoverConfig { provider: name, websocket_url, rest_url, after, return_after, window } = &self.failover;
+        let FailoverConfig { provider: name, connections, websocket_url, rest_url, after, return_after, window } = &self.failover;
         if name.is_empty() {
             return Ok(None);
         }
@@ -322,7 +348,7 @@ impl Config {
         );
         let standby = provider.feed();
         let settings = failover::Settings { standby, after: *after, return_after: *return_after, window_micros };
-        Ok(Some((Place::new(provider, websocket_url, rest_url), settings)))
+        Ok(Some((Place::new(provider, websocket_url, rest_url, *connections), settings)))
     }
 }
 

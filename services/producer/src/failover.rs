@@ -8,12 +8,10 @@
 //! Next: `ledger.rs`, which asks here.
 
 use crate::intake::ConnectionNumber;
+use crate::lines::Line;
 use marketflow_model::{Feed, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-
-/// Connections from this number on are the standby's.
-pub const STANDBY_CONNECTIONS: ConnectionNumber = 1 << 32;
 
 /// A name changes no sooner than this, so that the state file says so before any record does.
 const NOTICE_MICROS: i64 = 2_000_000;
@@ -50,7 +48,7 @@ impl Teller {
 
     /// Whose connection this is.
     pub const fn of(number: ConnectionNumber) -> Self {
-        if number < STANDBY_CONNECTIONS { Self::First } else { Self::Standby }
+        Line::of(number).teller()
     }
 
     /// Not this one.
@@ -143,6 +141,6 @@ mod tests {
 
     #[test]
     fn connections_tell_whose_they_are() {
-        assert_eq!([Teller::of(1), Teller::of(STANDBY_CONNECTIONS + 1)], Teller::ALL);
+        assert_eq!([Teller::of(1), Teller::of(Line::new(Teller::Standby, 0).first_number() + 1)], Teller::ALL);
     }
 }

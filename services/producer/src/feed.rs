@@ -7,10 +7,10 @@ use crate::backfill::{Answer, Jobs};
 use crate::controls::HeartbeatPace;
 use crate::intake::{Intake, Item};
 use crate::ledger::{Action, Ledger};
+use crate::lines::Lines;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::state::StateFile;
-use crate::websocket::Command;
 use marketflow_access::VenueClock;
 use marketflow_model::{Control, Source, Timestamp, Trade};
 use marketflow_providers::{Event, Provider};
@@ -51,9 +51,9 @@ pub struct Feed {
     pub answers: mpsc::Receiver<Answer>,
     /// What people ask.
     pub requests: mpsc::Receiver<Request>,
-    /// To the sockets of each provider.
-    pub commands: Vec<mpsc::Sender<Command>>,
-    /// Instruments that every provider takes on a connection.
+    /// To the sockets.
+    pub lines: Lines,
+    /// Instruments that every provider takes on its lines.
     pub instruments_max: usize,
     /// To the venue by request.
     pub jobs: Jobs,
@@ -161,11 +161,14 @@ impl Feed {
                 let most = self.instruments_max;
                 let wanted = self.ledger.instruments().len() + instruments.len();
                 let result = if wanted > most {
-                    Err(format!("{} takes {most} instruments on a connection", self.provider.id))
+                    Err(format!(
+                        "{} takes {most} instruments on these connections; provider.connections adds some",
+                        self.provider.id
+                    ))
                 } else {
                     let added = self.ledger.add(&instruments, now, actions);
                     info!(provider = self.provider.id, instruments = ?added, "subscribing");
-                    self.command(|| Command::Subscribe(added.clone())).await;
+                    self.lines.subscribe(&added).await;
                     Ok(added)
                 };
                 told(answer.send(result).is_ok());
@@ -173,7 +176,7 @@ impl Feed {
             Request::Unsubscribe(instruments, answer) => {
                 let removed = self.ledger.remove(&instruments, now, actions);
                 info!(provider = self.provider.id, instruments = ?removed, "unsubscribing");
-                self.command(|| Command::Unsubscribe(removed.clone())).await;
+                self.lines.unsubscribe(&removed).await;
                 told(answer.send(Ok(removed)).is_ok());
             }
             Request::List(answer) => {
@@ -201,7 +204,7 @@ impl Feed {
                 Action::Ask(job) => self.jobs.push(job),
                 Action::Resubscribe(instrument) => {
                     warn!(provider = self.provider.id, %instrument, "the socket is silent though there were trades; subscribing again");
-                    self.command(|| Command::Resubscribe(instrument.clone())).await;
+                    self.lines.resubscribe(&instrument).await;
                 }
                 Action::SetAside { reason, detail, raw, by_request } => {
                     self.metrics.malformed.with_label_values(&[self.provider.id, reason.as_str()]).inc();
@@ -274,14 +277,6 @@ impl Feed {
         self.publisher.flush(flush_timeout).await?;
         info!(provider = self.provider.id, open_gaps = self.ledger.open_gaps(), "drained");
         Ok(())
-    }
-
-    async fn command(&self, command: impl Fn() -> Command) {
-        for commands in &self.commands {
-            if commands.send(command()).await.is_err() {
-                warn!("the sockets have ended");
-            }
-        }
     }
 }
 

@@ -2,10 +2,11 @@
 //!
 //! Rules kept here, each with a test below:
 //! - A trade goes out once, by id; what is new is decided in one place for socket, back-fill and sweep.
-//! - `complete_through` follows the oldest settled connection's evidence less the disorder allowance, never goes back, and is spoken only
-//!   behind the trades it covers.
+//! - `complete_through` follows the oldest settled connection's evidence less the disorder allowance, of several lines the one that is least
+//!   far, never goes back, and is spoken only behind the trades it covers.
 //! - A lost connection opens a gap per instrument from the last `complete_through`; it is filled once the venue has acknowledged the
-//!   subscription again and then answered by request. While it is open `complete_through` may go on: the gap pins its windows.
+//!   subscription again and then answered by request. While it is open `complete_through` may go on: the gap pins its windows. The feed is
+//!   down only when no line is left.
 //! - What cannot be fetched any more is abandoned, aloud.
 //! - A halt lasts until the venue says that trading goes on, or a trade shows it.
 //! - Where a second provider stands by, only one of the two tells an instrument's trades at a time; what the other says meanwhile is held, and
@@ -16,6 +17,7 @@
 use crate::controls;
 use crate::failover::{self, Teller, Told};
 use crate::intake::{ConnectionNumber, Item};
+use crate::lines::Line;
 use marketflow_model::{Control, ControlKind, Feed, FeedState, Instrument, Source, Timestamp, Trade};
 use marketflow_providers::{Cursor, Event, Malformed, Page, Provider, Repair};
 use serde::{Deserialize, Serialize};
@@ -304,7 +306,8 @@ pub struct Ledger {
     added: BTreeSet<Instrument>,
     left: BTreeMap<Instrument, Option<Timestamp>>,
     connections: BTreeMap<ConnectionNumber, Connection>,
-    active: BTreeMap<Teller, ConnectionNumber>,
+    /// The settled connection that counts on each line.
+    active: BTreeMap<Line, ConnectionNumber>,
     complete_through: Option<Timestamp>,
     /// Who was ever up in this run.
     up: BTreeSet<Teller>,
@@ -674,7 +677,7 @@ impl Ledger {
         let beat = |(feed, teller): (Feed, Teller)| {
             let mut control = Control::new(ControlKind::Heartbeat, feed, clock);
             control.complete_through = self.complete_through;
-            control.connection_id = self.active.get(&teller).map(|number| self.connection_id(*number));
+            control.connection_id = self.active_of(teller).map(|number| self.connection_id(number));
             control
         };
         self.feeds().into_iter().zip(Teller::ALL).map(beat).collect()
@@ -925,17 +928,26 @@ impl Ledger {
         self.advance();
     }
 
-    /// `complete_through` follows the active connection; of two that tell trades, the one that is less far.
+    /// `complete_through` follows the active connections; of several that tell trades, the one that is least far. One that has trades but is
+    /// not settled yet holds it back too.
     fn advance(&mut self) {
-        let tells = |teller: &Teller| match teller {
+        let tells = |line: Line| match line.teller() {
             Teller::First => self.told_by_standby < self.instruments.len() || self.instruments.is_empty(),
             Teller::Standby => self.told_by_standby > 0,
         };
-        let numbers = self.active.iter().filter(|(teller, _)| tells(teller));
-        let least = numbers.filter_map(|(_, number)| self.connections.get(number)).map(|connection| connection.evidence).min();
-        if let Some(evidence) = least.flatten() {
-            self.complete_through = self.complete_through.max(Some(evidence.plus_micros(-self.settings.disorder_micros)));
-        }
+        let active = self.active.iter().filter(|(line, _)| tells(**line)).filter_map(|(_, number)| self.connections.get(number));
+        let Some(evidence) = active.map(|connection| connection.evidence).min().flatten() else { return };
+        let coming = self.connections.iter().filter(|(number, _)| {
+            let line = Line::of(**number);
+            tells(line) && !self.active.contains_key(&line)
+        });
+        let evidence = coming.filter_map(|(_, connection)| connection.evidence).fold(evidence, Timestamp::min);
+        self.complete_through = self.complete_through.max(Some(evidence.plus_micros(-self.settings.disorder_micros)));
+    }
+
+    /// A connection of the provider that counts, if any does.
+    fn active_of(&self, teller: Teller) -> Option<ConnectionNumber> {
+        self.active.iter().find(|(line, _)| line.teller() == teller).map(|(_, number)| *number)
     }
 
     fn on_subscribed(&mut self, number: ConnectionNumber, instrument: &Instrument, now: Timestamp, out: &mut Vec<Action>) {
@@ -966,13 +978,17 @@ impl Ledger {
 
     fn on_settled(&mut self, number: ConnectionNumber, at: Timestamp, now: Timestamp, out: &mut Vec<Action>) {
         self.connections.entry(number).or_default().settled = true;
-        let teller = Teller::of(number);
-        if let btree_map::Entry::Vacant(vacant) = self.active.entry(teller) {
+        let line = Line::of(number);
+        let was_up = self.active_of(line.teller()).is_some();
+        if let btree_map::Entry::Vacant(vacant) = self.active.entry(line) {
             vacant.insert(number);
-            self.up.insert(teller);
-            let mut control = controls::feed_state(self.feed_of(teller), None, FeedState::Up, Some(at), "subscribed", now);
-            control.connection_id = Some(self.connection_id(number));
-            out.push(Action::Control(control));
+            self.up.insert(line.teller());
+            if !was_up {
+                let feed = self.feed_of(line.teller());
+                let mut control = controls::feed_state(feed, None, FeedState::Up, Some(at), "subscribed", now);
+                control.connection_id = Some(self.connection_id(number));
+                out.push(Action::Control(control));
+            }
             self.advance();
         }
     }
@@ -1009,13 +1025,13 @@ impl Ledger {
 
     fn on_closed(&mut self, number: ConnectionNumber, reason: &str, planned: bool, now: Timestamp, out: &mut Vec<Action>) {
         self.connections.remove(&number);
-        let teller = Teller::of(number);
-        let was_active = self.active.get(&teller) == Some(&number);
+        let (line, teller) = (Line::of(number), Teller::of(number));
+        let was_active = self.active.get(&line) == Some(&number);
         if was_active {
-            self.active.remove(&teller);
-            let mut others = self.connections.iter().filter(|(other, _)| Teller::of(**other) == teller);
+            self.active.remove(&line);
+            let mut others = self.connections.iter().filter(|(other, _)| Line::of(**other) == line);
             if let Some((next, _)) = others.find(|(_, connection)| connection.settled) {
-                self.active.insert(teller, *next);
+                self.active.insert(line, *next);
             }
         }
         let lost: Vec<Instrument> = self
@@ -1032,7 +1048,7 @@ impl Ledger {
             let from = self.complete_through.map_or(since, |complete| complete.max(since));
             self.open_gap(&instrument, from, reason, now, out);
         }
-        if was_active && !self.active.contains_key(&teller) {
+        if was_active && self.active_of(teller).is_none() {
             out.push(Action::Control(controls::feed_state(self.feed_of(teller), None, FeedState::Down, None, reason, now)));
         }
     }
@@ -1222,7 +1238,7 @@ impl Ledger {
     }
 
     fn connection_id(&self, number: ConnectionNumber) -> String {
-        format!("{}-{}-{}", self.feed_of(Teller::of(number)), self.run, number % failover::STANDBY_CONNECTIONS)
+        format!("{}-{}-{}", self.feed_of(Teller::of(number)), self.run, Line::name(number))
     }
 }
 
@@ -1741,7 +1757,10 @@ pub(crate) mod tests {
         assert!(scene.jobs.is_empty());
     }
 
-    const OTHER: ConnectionNumber = failover::STANDBY_CONNECTIONS + 1;
+    /// The standby's connection.
+    fn other() -> ConnectionNumber {
+        Line::new(Teller::Standby, 0).first_number() + 1
+    }
 
     fn printed(volume: i64) -> String {
         format!("trade {}", DAY + volume)
@@ -1752,7 +1771,7 @@ pub(crate) mod tests {
         let state = State { instruments: [(scene_instrument(), None)].into(), ..State::default() };
         let (mut scene, _) = Scene::with_standby(SAMSUNG, state, LogEnd::default(), true);
         assert_eq!(scene.connect(1, 0), ["feed FeedState Up 0.."]);
-        assert_eq!(scene.connect(OTHER, 0), ["feed FeedState Up 0.."]);
+        assert_eq!(scene.connect(other(), 0), ["feed FeedState Up 0.."]);
         scene
     }
 
@@ -1765,36 +1784,36 @@ pub(crate) mod tests {
     fn the_standby_takes_over_from_a_lost_one_gives_its_name_from_an_edge_on_and_gives_back_what_is_well_again() {
         let mut scene = two();
         assert_eq!(scene.shares(1, DAY + 100, 100, 1), [printed(100)]);
-        assert_eq!(scene.shares(OTHER, DAY + 100, 100, 1), ["discarded duplicate"]);
-        assert!(scene.shares(OTHER, DAY + 110, 10, 2).is_empty(), "one of the two tells");
+        assert_eq!(scene.shares(other(), DAY + 100, 100, 1), ["discarded duplicate"]);
+        assert!(scene.shares(other(), DAY + 110, 10, 2).is_empty(), "one of the two tells");
         assert_eq!(scene.shares(1, DAY + 110, 10, 2), [printed(110)]);
         assert_eq!(scene.timer(), ["discarded duplicate"]);
         assert_eq!(scene.lose(1, 5), ["GapOpened 0..", "feed FeedState Down .."]);
         assert!(scene.timer().is_empty());
-        assert!(scene.shares(OTHER, DAY + 130, 20, 6).is_empty());
+        assert!(scene.shares(other(), DAY + 130, 20, 6).is_empty());
         assert!(scene.timer().is_empty(), "it may be back at once");
-        scene.evidence(OTHER, 9);
+        scene.evidence(other(), 9);
         let over = ["FeedState Down 40..".to_owned(), "FeedState Up 40..".to_owned(), printed(130), "GapFilled 0..7".to_owned()];
         assert_eq!(scene.timer(), over);
-        assert_eq!(scene.shares(OTHER, DAY + 140, 10, 39), [printed(140)]);
+        assert_eq!(scene.shares(other(), DAY + 140, 10, 39), [printed(140)]);
         assert_eq!((name_of_last(&scene), scene.complete()), ("kis", Some(37)), "it completes the window that the other began");
-        scene.shares(OTHER, DAY + 145, 5, 40);
+        scene.shares(other(), DAY + 145, 5, 40);
         assert_eq!(name_of_last(&scene), "kiwoom");
         assert_eq!(scene.ledger.changed_state().unwrap().told.len(), 1, "a restart does not forget it");
         assert_eq!(scene.ledger.told(), [(Feed::new("kis"), 0), (Feed::new("kiwoom"), 1)]);
 
         assert_eq!(scene.connect(2, 41), ["feed FeedState Up 41.."]);
-        scene.shares(OTHER, DAY + 150, 5, 42);
+        scene.shares(other(), DAY + 150, 5, 42);
         assert!(scene.timer().is_empty());
-        scene.evidence(OTHER, 110);
+        scene.evidence(other(), 110);
         assert!(scene.timer().is_empty(), "connected for a minute, but it has not said anything");
         assert!(scene.shares(2, DAY + 160, 10, 111).is_empty());
         assert_eq!(scene.timer(), ["FeedState Down 160..".to_owned(), "FeedState Up 0..".to_owned(), printed(160)]);
-        assert_eq!(scene.shares(OTHER, DAY + 160, 10, 111), ["discarded duplicate"]);
+        assert_eq!(scene.shares(other(), DAY + 160, 10, 111), ["discarded duplicate"]);
         assert_eq!(name_of_last(&scene), "kiwoom");
         scene.shares(2, DAY + 170, 10, 160);
         assert_eq!(name_of_last(&scene), "kis");
-        assert!(scene.lose(OTHER, 161).iter().all(|said| said == "feed FeedState Down .."), "nobody listened to it");
+        assert!(scene.lose(other(), 161).iter().all(|said| said == "feed FeedState Down .."), "nobody listened to it");
     }
 
     #[test]
@@ -1803,11 +1822,11 @@ pub(crate) mod tests {
         scene.shares(1, DAY + 100, 100, 41);
         scene.lose(1, 34);
         scene.timer();
-        scene.shares(OTHER, DAY + 110, 10, 42);
+        scene.shares(other(), DAY + 110, 10, 42);
         scene.now = at(37);
         assert_eq!(scene.timer()[..2], ["FeedState Down 100..", "FeedState Up 100.."], "trades have passed the edge at 40");
         assert_eq!(name_of_last(&scene), "kis");
-        scene.shares(OTHER, DAY + 120, 10, 100);
+        scene.shares(other(), DAY + 120, 10, 100);
         assert_eq!(name_of_last(&scene), "kiwoom");
     }
 
@@ -1815,7 +1834,7 @@ pub(crate) mod tests {
     fn what_the_one_missed_is_filled_in_the_words_of_the_other() {
         let mut scene = two();
         scene.shares(1, DAY + 100, 100, 1);
-        assert!(scene.shares(OTHER, DAY + 120, 20, 2).is_empty());
+        assert!(scene.shares(other(), DAY + 120, 20, 2).is_empty());
         assert_eq!(scene.shares(1, DAY + 130, 10, 3), ["GapOpened 1..".to_owned(), printed(130)]);
         assert_eq!(scene.timer(), [printed(120), "GapFilled 1..4".to_owned()]);
         assert_eq!(name_of_last(&scene), "kis");
@@ -1825,7 +1844,7 @@ pub(crate) mod tests {
     fn the_standby_takes_over_from_one_that_is_connected_and_silent() {
         let mut scene = two();
         scene.shares(1, DAY + 100, 100, 1);
-        scene.shares(OTHER, DAY + 120, 20, 2);
+        scene.shares(other(), DAY + 120, 20, 2);
         scene.evidence(1, 30);
         let trade = printed(120);
         // Without an end it may reach windows of the other's name.
@@ -1840,14 +1859,14 @@ pub(crate) mod tests {
         scene.shares(1, DAY + 100, 100, 1);
         scene.lose(1, 5);
         scene.timer();
-        scene.shares(OTHER, DAY + 105, 5, 9);
+        scene.shares(other(), DAY + 105, 5, 9);
         scene.timer();
-        scene.evidence(OTHER, 12);
-        assert_eq!(scene.lose(OTHER, 13), ["GapOpened 10..", "GapOpened 10..", "feed FeedState Down .."]);
+        scene.evidence(other(), 12);
+        assert_eq!(scene.lose(other(), 13), ["GapOpened 10..", "GapOpened 10..", "feed FeedState Down .."]);
         let records = scene.log.len();
         let state = scene.ledger.changed_state().unwrap();
-        scene.connect(OTHER + 1, 70);
-        scene.shares(OTHER + 1, DAY + 110, 5, 71);
+        scene.connect(other() + 1, 70);
+        scene.shares(other() + 1, DAY + 110, 5, 71);
         let closed = scene.timer();
         assert_eq!(closed.iter().filter(|said| **said == "GapFilled 10..72").count(), 2, "{closed:?}");
 
@@ -2021,6 +2040,49 @@ pub(crate) mod tests {
         assert_eq!(scene.lose(1, 6), ["GapOpened 3..", "feed FeedState Down .."]);
         assert_eq!(scene.lose(2, 7), Vec::<String>::new());
         assert_eq!(scene.connect(3, 8), ["ask fill after None from 3", "feed FeedState Up 8.."]);
+    }
+
+    /// Two instruments, each on a line of its own: the connections are 1 and the number returned.
+    fn two_lines() -> (Scene, ConnectionNumber) {
+        let instruments = [BTC, "BITSTAMP:ETHUSD"].map(|name| (name.parse().unwrap(), None));
+        let state = State { instruments: instruments.into(), ..State::default() };
+        (Scene::with(BTC, state, LogEnd::default()).0, Line::new(Teller::First, 1).first_number() + 1)
+    }
+
+    #[test]
+    fn a_lost_line_is_a_gap_of_its_instruments_and_the_feed_stays_up() {
+        let (mut scene, second) = two_lines();
+        assert_eq!(scene.connect(1, 0), ["feed FeedState Up 0.."]);
+        scene.instrument = "BITSTAMP:ETHUSD".parse().unwrap();
+        assert_eq!(scene.connect(second, 1), ["FeedState Up 1.."], "the feed is up already; this instrument is from now on");
+        scene.evidence(1, 10);
+        scene.evidence(second, 11);
+        assert_eq!(scene.lose(second, 12), ["GapOpened 8.."]);
+        scene.evidence(1, 20);
+        assert_eq!(scene.complete(), Some(18), "the gap pins its windows; the other line goes on");
+        assert_eq!(scene.connect(second + 1, 30), ["ask fill after None from 8"]);
+        scene.evidence(1, 40);
+        assert_eq!(scene.complete(), Some(18), "nothing is proved of the line that is back until it says something");
+        scene.evidence(second + 1, 35);
+        assert_eq!(scene.complete(), Some(33));
+        assert_eq!(scene.lose(1, 50), ["GapOpened 33.."]);
+        assert_eq!(scene.lose(second + 1, 51).last().map(String::as_str), Some("feed FeedState Down .."));
+    }
+
+    #[test]
+    fn of_two_lines_the_one_that_is_least_far_counts_also_before_it_is_settled() {
+        let (mut scene, second) = two_lines();
+        scene.connect(1, 0);
+        scene.instrument = "BITSTAMP:ETHUSD".parse().unwrap();
+        scene.item(second, 1, Item::Event(Event::Subscribed { instrument: scene.instrument.clone() }));
+        scene.trade(second, 5, 4);
+        scene.evidence(1, 10);
+        assert_eq!(scene.complete(), Some(2));
+        scene.item(second, 11, Item::Settled { at: at(11) });
+        scene.evidence(second, 9);
+        assert_eq!(scene.complete(), Some(7));
+        scene.evidence(second, 30);
+        assert_eq!(scene.complete(), Some(8));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! Topics: `schemas/topics.toml`. Guarantees and how they are tested: README.md. It lacks any venue's words (`crates/providers`) and computes
 //! nothing from what it carries.
 //!
-//! Read in this order: `websocket.rs` → `intake.rs` → `feed.rs` → `ledger.rs` → `publish.rs`; beside the path `failover.rs`, `backfill.rs`,
-//! `restart.rs`.
+//! Read in this order: `websocket.rs` → `intake.rs` → `feed.rs` → `ledger.rs` → `publish.rs`; beside the path `lines.rs`, `failover.rs`,
+//! `backfill.rs`, `restart.rs`.
 //! `candles` is the other service of this crate: minute candles by request.
 //!
 //! Next: `websocket.rs`.
@@ -18,6 +18,7 @@ pub mod failover;
 pub mod feed;
 pub mod intake;
 pub mod ledger;
+pub mod lines;
 pub mod metrics;
 pub mod publish;
 pub mod restart;
@@ -25,14 +26,15 @@ pub mod state;
 pub mod websocket;
 
 pub use config::Config;
-use config::Place;
 
 use anyhow::Context;
 use backfill::Backfill;
 use controls::HeartbeatPace;
+use failover::Teller;
 use feed::Feed;
 use intake::Intake;
 use ledger::{Ledger, LedgerSettings};
+use lines::Lines;
 use marketflow_access::{Passes, VenueClock};
 use marketflow_kafka::{Decoder, Producer, Registry};
 use marketflow_runtime::{Exit, ExitContext, Lifecycle, on_thread};
@@ -51,8 +53,6 @@ pub const DEFAULTS: &str = include_str!("../default.toml");
 const REQUESTS: usize = 16;
 /// Answers of the venue waiting for the feed.
 const ANSWERS: usize = 16;
-/// Commands waiting for the sockets.
-const COMMANDS: usize = 64;
 
 /// Runs the service until it is told to stop.
 ///
@@ -76,15 +76,13 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
 
     let folder = marketflow_access::folder(&config.state.folder)?;
     let (websocket_url, rest_url) = (checked.place.websocket_url.clone(), checked.place.rest_url.clone());
-    let passes = |of: &Place| Passes::new(of.provider, &of.rest_url, &folder, &config.provider.credentials_file);
-    let mut places = vec![(passes(&checked.place)?, checked.place, 0)];
-    let failover = match standby {
-        Some((place, settings)) => {
-            places.push((passes(&place)?, place, failover::STANDBY_CONNECTIONS));
-            Some(settings)
-        }
-        None => None,
-    };
+    let (standby, failover) = standby.unzip();
+    let mut places = Vec::new();
+    for (place, teller) in std::iter::once(checked.place).chain(standby).zip(Teller::ALL) {
+        let file = &config.provider.credentials_file;
+        let passes = (1..=place.connections).map(|key| Passes::of_key(key, place.provider, &place.rest_url, &folder, file));
+        places.push((passes.collect::<anyhow::Result<Vec<_>>>()?, place, teller));
+    }
     let state_file = StateFile::new(&folder, provider.id);
     let state = state::merge(&checked.instruments, state_file.read()?);
     let log = {
@@ -109,6 +107,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
         instruments = instruments.len(),
         partitions = publisher.partitions(),
         urls = ?places.iter().map(|(_, place, _)| &place.websocket_url).collect::<Vec<_>>(),
+        connections = places.iter().map(|(passes, ..)| passes.len()).sum::<usize>(),
         "feeding"
     );
 
@@ -117,21 +116,22 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let (answer_sender, answers) = mpsc::channel(ANSWERS);
     let (request_sender, requests) = mpsc::channel(REQUESTS);
     let asking = Backfill::new(provider, &rest_url, &config.repair, clock.clone(), metrics.clone())?;
-    let (mut wires, mut commands) = (Vec::new(), Vec::new());
-    for (passes, place, first_number) in places {
-        let (sender, inbox) = mpsc::channel(COMMANDS);
-        commands.push(sender);
-        let wire = Wire {
-            provider: place.provider,
-            url: place.websocket_url,
-            config: config.connection.clone(),
-            first_number,
-            passes,
-            clock: clock.clone(),
-            intake: intake.clone(),
-            metrics: metrics.clone(),
-        };
-        wires.push((wire, inbox));
+    let (mut lines, mut wires) = (Lines::default(), Vec::new());
+    for (passes, place, teller) in places {
+        for ((line, instruments, commands), passes) in lines.open(teller, place.connections, &instruments).into_iter().zip(passes)
+        {
+            let wire = Wire {
+                provider: place.provider,
+                url: place.websocket_url.clone(),
+                config: config.connection.clone(),
+                first_number: line.first_number(),
+                passes,
+                clock: clock.clone(),
+                intake: intake.clone(),
+                metrics: metrics.clone(),
+            };
+            wires.push((wire, instruments, commands));
+        }
     }
     let mut feed = Feed {
         provider,
@@ -143,7 +143,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
         intake,
         answers,
         requests,
-        commands,
+        lines,
         instruments_max: checked.instruments_max,
         jobs,
         state: state_file,
@@ -156,8 +156,9 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
 
     // The feed ends last: it still writes what the sockets had read.
     let stop = lifecycle.stop();
-    let keeping =
-        wires.into_iter().map(|(wire, inbox)| websocket::keep_connected(wire, instruments.clone(), inbox, stop.clone()));
+    let keeping = wires
+        .into_iter()
+        .map(|(wire, instruments, commands)| websocket::keep_connected(wire, instruments, commands, stop.clone()));
     let sockets = futures_util::future::try_join_all(keeping);
     let feeding = {
         let (stop, flush_timeout) = (stop.clone(), config.publish.flush_timeout);

@@ -37,17 +37,24 @@ async fn upbit_truth_is_in_kafka_whatever_happens_to_the_socket() {
 /// say it.
 #[tokio::test(flavor = "multi_thread")]
 async fn kis_truth_is_in_kafka_or_in_a_gap_that_says_what_is_missing() {
-    let keys = "KIS_APP_KEY=the-application-key\nKIS_APP_SECRET='the-application-secret'\n";
-    told_or_in_a_gap("kis", "kis/tryitout", keys, "krx").await.unwrap();
+    let keys = "KIS_APP_KEY=the-application-key\nKIS_APP_SECRET='the-application-secret'\n\
+                KIS_APP_KEY_2=the-application-key-2\nKIS_APP_SECRET_2='the-application-secret-2'\n";
+    told_or_in_a_gap("kis", "kis/tryitout", 2, keys, "krx").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kiwoom_truth_is_in_kafka_or_in_a_gap_that_says_what_is_missing() {
     let keys = "KIWOOM_APP_KEY=the-application-key\nexport KIWOOM_SECRET_KEY='the-application-secret'\n";
-    told_or_in_a_gap("kiwoom", "kiwoom/api/dostk/websocket", keys, "kiwoom").await.unwrap();
+    told_or_in_a_gap("kiwoom", "kiwoom/api/dostk/websocket", 1, keys, "kiwoom").await.unwrap();
 }
 
-async fn told_or_in_a_gap(broker: &str, socket: &str, credentials: &str, counted_as: &str) -> anyhow::Result<()> {
+async fn told_or_in_a_gap(
+    broker: &str,
+    socket: &str,
+    connections: usize,
+    credentials: &str,
+    counted_as: &str,
+) -> anyhow::Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let mut stack = TestStack::start_with(&["kafka", "registry"]).await?;
     let tape = r#"[{kind="krx-day",date="2026-11-20",symbols=3,trades=12000}]"#;
@@ -59,6 +66,7 @@ async fn told_or_in_a_gap(broker: &str, socket: &str, credentials: &str, counted
     let more = [
         ("connection.probe_timeout", "2s"),
         ("provider.instruments", r#"["KRX:000010","KRX:000020","KRX:0080G0"]"#),
+        ("provider.connections", &connections.to_string()),
         ("provider.credentials_file", &keys.display().to_string()),
     ];
     simulator.start_tick_producer(&mut stack, broker, socket, "KRX:000010", &more).await?;
@@ -68,7 +76,7 @@ async fn told_or_in_a_gap(broker: &str, socket: &str, credentials: &str, counted
     eventually(PATIENCE, async || judge_of_brokers(&stack, &truth).await).await?;
     let metrics = simulator.get("metrics").await?;
     let issued = |status: u16| format!("marketflow_simulator_requests_total{{status=\"{status}\",venue=\"{counted_as}\"}} ");
-    ensure!(metrics.contains(&format!("{}1\n", issued(200))), "not one pass: {metrics}");
+    ensure!(metrics.contains(&format!("{}{connections}\n", issued(200))), "not one pass a key: {metrics}");
     ensure!(!metrics.contains(&issued(403)), "asked for a pass too soon");
     let log = std::fs::read_to_string(stack.parts.config().home.join("logs/tick-producer.log"))?;
     ensure!(!log.contains("the-application"), "a credential was logged");
