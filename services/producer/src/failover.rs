@@ -141,6 +141,6 @@ mod tests {
 
     #[test]
     fn connections_tell_whose_they_are() {
-        assert_eq!([Teller::of(1), Teller::of(Line::new(Teller::Standby, 0).first_number() + 1)], Teller::ALL);
+        assert_eq!([Teller::of(1), Teller::of(Line::new(Standby, 0).first_number() + 1)], Teller::ALL);
     }
 }
