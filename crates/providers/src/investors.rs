@@ -5,7 +5,7 @@
 //!
 //! Next: `crates/providers/src/kis/investors.rs`, `crates/providers/src/kiwoom/investors.rs`.
 
-use crate::krx::korean_time;
+use crate::krx::{self, korean_time};
 use crate::number::{FieldError, shown};
 use crate::{CallError, CallLimits, CallRequest, Credentials, Malformed, RestAnswer, Secret};
 use jiff::civil::Date;
@@ -118,7 +118,7 @@ impl InvestorDays {
         const CLASSES: [InvestorClass; 4] =
             [InvestorClass::Foreign, InvestorClass::Institution, InvestorClass::Individual, InvestorClass::OtherCorporation];
         let bad = || (Malformed::BadTime, format!("no date: {}", shown(date)));
-        let date = Date::strptime("%Y%m%d", date).map_err(|_| bad())?;
+        let date = krx::date(date).ok_or_else(bad)?;
         let mut classes = BTreeMap::new();
         for class in CLASSES {
             let net = net(class)?;

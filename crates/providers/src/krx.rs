@@ -8,6 +8,7 @@
 
 use crate::number::{FieldError, integer, shown};
 use crate::{Event, Malformed, Provider, Repair};
+use jiff::civil::Date;
 use marketflow_model::{Instrument, Quote, Timestamp, Trade};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -53,9 +54,14 @@ pub(crate) fn korean_time(field: &str, date: &str, time: &str) -> Result<Timesta
     Timestamp::parse(&text).map_err(|_| bad())
 }
 
+/// A date of `YYYYMMDD`: all eight digits, or one that was cut would be another day.
+pub(crate) fn date(text: &str) -> Option<Date> {
+    Some(text).filter(|text| text.len() == 8).and_then(|text| Date::strptime("%Y%m%d", text).ok())
+}
+
 /// `YYYYMMDD` as `YYYY-MM-DD`, where it is a date.
-pub(crate) fn dashed(date: &str) -> Option<String> {
-    jiff::civil::Date::strptime("%Y%m%d", date).ok().map(|date| date.to_string())
+pub(crate) fn dashed(text: &str) -> Option<String> {
+    date(text).map(|date| date.to_string())
 }
 
 /// The start of a day in Korea, `YYYYMMDD`; `None` where nothing or zeros stand.
