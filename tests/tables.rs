@@ -39,6 +39,19 @@ async fn tables_and_views_answer_as_worked_out_by_hand() {
     stack.stop().await;
 }
 
+/// Writes flows of markets: the values of a row as SQL.
+async fn insert_flows(stack: &TestStack, rows: &[String]) {
+    ask(
+        stack,
+        &format!(
+            "INSERT INTO flow_aggregates_log (stream_epoch, topic, partition, offset, append_time, scope, name, open_time, close_time, method, inflow, \
+             outflow, net, currency, input_count, stale, revision) VALUES {}",
+            rows.join(", ")
+        ),
+    )
+    .await;
+}
+
 async fn ask(stack: &TestStack, sql: &str) -> String {
     stack.query(sql).await.unwrap_or_else(|problem| panic!("{sql}: {problem:#}"))
 }
@@ -448,15 +461,7 @@ async fn flows_rotate_in_proportion(stack: &TestStack) {
         row(4, "gold", 0, "45"), // a repeat
         row(6, "fx", 0, "0"),
     ];
-    ask(
-        stack,
-        &format!(
-            "INSERT INTO flow_aggregates_log (stream_epoch, topic, partition, offset, append_time, scope, name, open_time, close_time, method, inflow, \
-             outflow, net, currency, input_count, stale, revision) VALUES {}",
-            rows.join(", ")
-        ),
-    )
-    .await;
+    insert_flows(stack, &rows).await;
     // outflows 90, inflows 60: two thirds of each outflow are matched, 3 : 1 between gold and crypto
     check(
         stack,
@@ -564,15 +569,7 @@ async fn who_leads_whom_is_what_the_engine_computes(stack: &TestStack) {
         )
     };
     let rows: Vec<String> = flows.iter().enumerate().map(row).collect();
-    ask(
-        stack,
-        &format!(
-            "INSERT INTO flow_aggregates_log (stream_epoch, topic, partition, offset, append_time, scope, name, open_time, close_time, method, inflow, \
-             outflow, net, currency, input_count, stale, revision) VALUES {}",
-            rows.join(", ")
-        ),
-    )
-    .await;
+    insert_flows(stack, &rows).await;
     let answer = ask(
         stack,
         "SELECT leader, follower, lag_months, n, correlation, slope, p_value FROM flow_lead_lag WHERE currency = 'EUR' ORDER BY leader, follower, lag_months",
