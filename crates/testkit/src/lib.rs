@@ -11,6 +11,7 @@ mod faultproxy;
 mod generate;
 mod kafkaproxy;
 mod metrics;
+mod postgres;
 mod simulator;
 mod stack;
 
@@ -19,5 +20,6 @@ pub use faultproxy::{FaultProxy, Faults};
 pub use generate::RandomWalk;
 pub use kafkaproxy::KafkaProxy;
 pub use metrics::Metrics;
+pub use postgres::Postgres;
 pub use simulator::{Simulator, effects};
 pub use stack::{Located, TestStack};

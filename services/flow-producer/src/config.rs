@@ -5,6 +5,7 @@ use jiff::civil::Date;
 use marketflow_access::config::max_calls_variable;
 use marketflow_access::{BudgetConfig, ClockConfig, RequestConfig, Symbols};
 use marketflow_kafka::{KafkaConfig, RegistryConfig};
+use marketflow_metadata::MetadataConfig;
 use marketflow_model::{Instrument, Month};
 use marketflow_pacing::Limits;
 use marketflow_providers::investors::{Investors, investors_of};
@@ -42,6 +43,8 @@ pub struct Config {
     pub clock: ClockConfig,
     /// What survives a restart.
     pub state: StateConfig,
+    /// Who asks the broker.
+    pub metadata: MetadataConfig,
 }
 
 /// Section `[collect]`.
@@ -211,6 +214,7 @@ impl Config {
             ensure!(from <= to, "collect.from {from} is after collect.to {to}");
         }
         self.request.validate()?;
+        self.metadata.validate()?;
         let known = || series::ALL.iter().map(|source| source.id()).collect::<Vec<_>>().join(", ");
         for (id, source) in &self.sources {
             ensure!(series::by_id(id).is_some(), "sources.{id} is none of: {}", known());

@@ -13,13 +13,13 @@ use anyhow::Context;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::civil::{Date, Weekday};
 use jiff::{Span, ToSpan};
-use marketflow_access::{self as access, Client, Passes, SharedBudget, VenueClock, date_of, lease};
+use marketflow_access::{self as access, Client, Passes, SharedBudget, VenueClock, date_of};
+use marketflow_metadata::Store;
 use marketflow_model::{Calendar, Instrument, Timestamp};
 use marketflow_pacing::Class;
 use marketflow_providers::investors::{InvestorDays, Investors, Measure};
 use marketflow_providers::{CallError, CallRequest, Credentials, RestAnswer, Secret};
 use marketflow_runtime::{Stop, on_thread};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::{info, warn};
@@ -32,8 +32,9 @@ const TEN_YEARS: i32 = 10;
 pub struct Desk {
     checked: CheckedInvestors,
     client: Client,
+    store: Store,
     /// Whoever holds it works.
-    lease: PathBuf,
+    lease: String,
     clock: VenueClock,
     calendar: &'static Calendar,
     journal: Arc<Journal>,
@@ -88,14 +89,15 @@ impl Desk {
         let folder = access::folder(&config.state.folder)?;
         let passes = Passes::new(provider, &checked.rest_url, &folder, &config.collect.credentials_file)?
             .with_context(|| format!("{} issues no passes", provider.id))?;
-        let lease = folder.join(format!("{}-investors-{}.lease", provider.id, passes.owner()));
+        let store = Store::open(&config.metadata, &folder).await?;
+        let lease = format!("{}-investors-{}", provider.id, passes.owner());
         let budget_file = folder.join(format!("{}-budget-{}.json", provider.id, passes.owner()));
         let budget = SharedBudget::new(&budget_file, checked.limits.clone(), metrics.access.clone())?;
         let (url, spared) = (&checked.rest_url, config.budget.spared_for_live);
         let (clock_of_calls, counted) = (clock.clone(), metrics.access.clone());
         let client = Client::new(provider, url, &config.request, spared, passes, budget, clock_of_calls, counted)?;
         let calendar = Calendar::of_venue(provider.venue);
-        Ok(Self { checked, client, lease, clock, calendar, journal, metrics, stop })
+        Ok(Self { checked, client, store, lease, clock, calendar, journal, metrics, stop })
     }
 
     /// Collects every symbol up to the last day; `again`: so many days up to it are read once more.
@@ -103,9 +105,13 @@ impl Desk {
     /// # Errors
     /// Kafka, the disk or the broker's door fail: what it says of one symbol does not end it.
     pub async fn collect(self, again: Option<i32>) -> anyhow::Result<Collected> {
-        let Some(_lease) = lease::take(&self.lease, &self.stop).await? else {
+        let Some(lease) = self.store.lease([self.lease.clone()], &self.stop).await? else {
             return Ok(Collected { failed: Vec::new(), least: Duration::ZERO });
         };
+        lease.hold(self.collect_all(again)).await
+    }
+
+    async fn collect_all(&self, again: Option<i32>) -> anyhow::Result<Collected> {
         // The day before: what brokers tell of a day they tell after it, and correct until the evening.
         let last = self.checked.last.unwrap_or_else(|| back(date_of(self.calendar, self.clock.now()), 1.day()));
         let first = self.checked.first.unwrap_or_else(|| back(last, TEN_YEARS.years()));
@@ -122,7 +128,7 @@ impl Desk {
             .collect();
         self.metrics.days_due.set(due.iter().map(|(_, next)| i64::from(days_between(*next, last))).sum());
         info!(provider = self.checked.provider.id, symbols = due.len(), from = %first, to = %last, "collecting investors' net buying");
-        let (desk, calls_before) = (&self, self.client.calls().1);
+        let (desk, calls_before) = (self, self.client.calls().1);
         let failed: Vec<Option<String>> = stream::iter(due)
             .map(|(symbol, next)| async move {
                 anyhow::Ok((!desk.collect_symbol(&symbol, next, last).await?).then(|| desk.endpoint(&symbol)))

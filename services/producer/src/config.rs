@@ -5,6 +5,7 @@ use crate::lines::LINES_MAX;
 use anyhow::{Context, ensure};
 use marketflow_access::{ClockConfig, Symbols};
 use marketflow_kafka::{KafkaConfig, ProducerSettings, RegistryConfig};
+use marketflow_metadata::MetadataConfig;
 use marketflow_model::{Instrument, Interval};
 use marketflow_providers::{Provider, Repair, Timing, by_id};
 use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig};
@@ -40,6 +41,8 @@ pub struct Config {
     pub trace: TraceConfig,
     /// What survives a restart.
     pub state: StateConfig,
+    /// Who works.
+    pub metadata: MetadataConfig,
 }
 
 /// Section `[provider]`.
@@ -281,6 +284,7 @@ impl Config {
         let known = || marketflow_providers::ALL.iter().map(|provider| provider.id).collect::<Vec<_>>().join(", ");
         let provider = by_id(name).with_context(|| format!("provider.name {name:?} is none of: {}", known()))?;
         let standby = self.standby(provider)?;
+        self.metadata.validate()?;
         let instruments = match self.provider.instruments.as_slice() {
             [] => Vec::new(),
             asked => Symbols::read(asked, provider, &marketflow_access::home()).context("provider.instruments")?.all,

@@ -37,6 +37,7 @@ use ledger::{Ledger, LedgerSettings};
 use lines::Lines;
 use marketflow_access::{Passes, VenueClock};
 use marketflow_kafka::{Decoder, Producer, Registry};
+use marketflow_metadata::Store;
 use marketflow_runtime::{Exit, ExitContext, Lifecycle, on_thread};
 use metrics::Metrics;
 use publish::Publisher;
@@ -83,6 +84,19 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
         let passes = (1..=place.connections).map(|key| Passes::of_key(key, place.provider, &place.rest_url, &folder, file));
         places.push((passes.collect::<anyhow::Result<Vec<_>>>()?, place, teller));
     }
+    // One feed of a key: a second instance waits here, not ready, and takes over. Where there are no keys anybody may listen.
+    let named = |(passes, place, _): &(Vec<Option<Passes>>, config::Place, Teller)| {
+        passes.iter().flatten().map(|passes| format!("{}-ticks-{}", place.provider.id, passes.owner())).collect::<Vec<_>>()
+    };
+    let names: Vec<String> = places.iter().flat_map(named).collect();
+    let lease = if names.is_empty() {
+        None
+    } else {
+        match Store::open(&config.metadata, &folder).await?.lease(names, &lifecycle.stop()).await? {
+            Some(lease) => Some(lease),
+            None => return Ok(()),
+        }
+    };
     let state_file = StateFile::new(&folder, provider.id);
     let state = state::merge(&checked.instruments, state_file.read()?);
     let log = {
@@ -171,12 +185,19 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     };
     let clock_task = tokio::spawn(clock.run());
     let asking_task = tokio::spawn(asking.run(job_queue, answer_sender));
-    let sockets_ended = sockets.await;
-    stop.request();
-    let fed = feeding.await.context("the feed's task ended badly")?;
+    let work = async {
+        let sockets_ended = sockets.await;
+        stop.request();
+        let fed = feeding.await.context("the feed's task ended badly")?;
+        fed.and(sockets_ended.map(drop))
+    };
+    let ended = match lease {
+        Some(lease) => lease.hold(work).await,
+        None => work.await,
+    };
     clock_task.abort();
     asking_task.abort();
-    fed.and(sockets_ended.map(drop))
+    ended
 }
 
 /// Unreachable parts end with their own exit code.

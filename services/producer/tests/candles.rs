@@ -47,6 +47,17 @@ impl Broker {
         }
     }
 
+    /// Waits until the day has been played.
+    async fn finished(&self) {
+        eventually(PATIENCE, async || {
+            let status = self.status().await;
+            anyhow::ensure!(status["finished"] == true, "still playing: {status}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+    }
+
     async fn status(&self) -> Value {
         serde_json::from_str(&reqwest::get(format!("{}/status", self.admin)).await.unwrap().text().await.unwrap()).unwrap()
     }
@@ -344,8 +355,8 @@ async fn a_live_session_that_is_killed_omits_no_minute_and_ends_with_the_session
         anyhow::ensure!(names.iter().any(|name| name.to_string_lossy().ends_with(what)), "no {what} in {names:?}");
         Ok(())
     };
-    // It holds its lease, so it is there before the session begins.
-    eventually(PATIENCE, async || is_there(".lease").await).await.unwrap();
+    // It is about to take its lease, so it is there before the session begins.
+    eventually(PATIENCE, async || is_there("metadata.db").await).await.unwrap();
     broker.tell("start").await;
     let of_symbols = async |least: usize| {
         let candles = stack.read::<Candle>(topics::CANDLES).await?;
@@ -408,13 +419,7 @@ async fn both_brokers_tell_the_same_minutes_each_within_its_own_limit() {
     let settings = [("clock.speed", "max"), ("kis.issue_interval", "0s"), ("kiwoom.chart_rows", "250")];
     let broker = Broker::start(&mut stack, &settings).await;
     broker.tell("start").await;
-    eventually(PATIENCE, async || {
-        let status = broker.status().await;
-        anyhow::ensure!(status["finished"] == true, "still playing: {status}");
-        Ok(())
-    })
-    .await
-    .unwrap();
+    broker.finished().await;
     let mut of_feed: BTreeMap<String, &str> = BTreeMap::new();
     for provider in ["kiwoom", "kis"] {
         let (name, url) = (format!("{provider:?}"), broker.url.replace("/kis", &format!("/{provider}")));
@@ -562,13 +567,7 @@ async fn a_masters_first_look_says_everything_the_next_day_only_what_changed_and
 
     // The next day: one comes, one goes, one halt ends, another begins, one warning moves on.
     broker.tell_more("speed", &serde_json::json!({"speed": "max"})).await;
-    eventually(PATIENCE, async || {
-        let status = broker.status().await;
-        anyhow::ensure!(status["finished"] == true, "still playing: {status}");
-        Ok(())
-    })
-    .await
-    .unwrap();
+    broker.finished().await;
     let seen = look("kiwoom", any).await;
     let count = |name: &str| seen[name].as_u64().unwrap();
     assert_eq!(["new", "delisted", "halted", "resumed", "changed"].map(count), [1, 1, 1, 1, 2], "{seen}");

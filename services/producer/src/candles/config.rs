@@ -6,6 +6,7 @@ use jiff::civil::Time;
 use marketflow_access::config::max_calls_variable;
 use marketflow_access::{BudgetConfig, ClockConfig, RequestConfig};
 use marketflow_kafka::{KafkaConfig, RegistryConfig};
+use marketflow_metadata::MetadataConfig;
 use marketflow_pacing::Limits;
 use marketflow_providers::{Candles, Master, Provider, by_id, candles_of, master_of};
 use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig};
@@ -45,6 +46,8 @@ pub struct Config {
     pub publish: PublishConfig,
     /// What survives a restart.
     pub state: StateConfig,
+    /// Who works.
+    pub metadata: MetadataConfig,
 }
 
 /// What a run does.
@@ -161,6 +164,7 @@ impl Config {
         ensure!(self.backfill.days > 0, "backfill.days must be at least 1");
         ensure!(self.backfill.parallel > 0, "backfill.parallel must be at least 1");
         self.request.validate()?;
+        self.metadata.validate()?;
         ensure!(matches!(self.live.every_minutes, 1 | 5 | 15), "live.every_minutes must be 1, 5 or 15");
         let limits = self.budget.limits(candles.limits(), &self.request, max_calls)?;
         let master = master_of(name).with_context(|| format!("provider.name {name:?} tells nothing of its instruments"))?;

@@ -23,8 +23,9 @@ pub use config::{Config, Mode};
 
 use anyhow::Context;
 use client::Client;
-use marketflow_access::{self as access, Passes, SharedBudget, Symbols, VenueClock, lease};
+use marketflow_access::{self as access, Passes, SharedBudget, Symbols, VenueClock};
 use marketflow_kafka::{Decoder, Producer, Registry};
+use marketflow_metadata::Store;
 use marketflow_model::Feed;
 use marketflow_runtime::{Exit, ExitContext, Lifecycle, on_thread};
 use metrics::Metrics;
@@ -79,29 +80,35 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     info!(provider = checked.provider.id, symbols = symbols.all.len(), url = checked.rest_url, "asking for candles");
     let clock_task = tokio::spawn(clock.clone().run());
     let stop = lifecycle.stop();
-    let lease = format!("{}-candles-{}-{}.lease", checked.provider.id, config.mode.as_str(), passes.owner());
+    let store = Store::open(&config.metadata, &folder).await?;
+    let name = format!("{}-candles-{}-{}", checked.provider.id, config.mode.as_str(), passes.owner());
     // Whoever holds the lease works; a second instance waits here, not ready, and takes over.
-    let Some(_lease) = lease::take(&folder.join(lease), &stop).await? else { return Ok(()) };
-    let (of_clock, to_log, owner) = (clock.clone(), publisher.clone(), passes.owner());
-    let mut watch = Watch::open(&config, &checked, &symbols.all, &folder, owner, calls, to_log, of_clock, decoder).await?;
-    let known = watch.known();
-    lifecycle.ready();
-    let ended = match config.mode {
-        Mode::Live => {
-            let looking = config.reference.daily.then(|| tokio::spawn(watch.daily(stop.clone())));
-            let ended = live::run(&config, &checked, &symbols, &folder, client, publisher, clock, metrics, known, stop).await;
-            looking.iter().for_each(tokio::task::JoinHandle::abort);
-            ended
+    let Some(lease) = store.lease([name], &stop).await? else { return Ok(()) };
+    let work = async {
+        let (of_clock, to_log, owner) = (clock.clone(), publisher.clone(), passes.owner());
+        let mut watch =
+            Watch::open(&config, &checked, &symbols.all, &folder, owner, store, calls, to_log, of_clock, decoder).await?;
+        let known = watch.known();
+        lifecycle.ready();
+        match config.mode {
+            Mode::Live => {
+                let looking = config.reference.daily.then(|| tokio::spawn(watch.daily(stop.clone())));
+                let ended =
+                    live::run(&config, &checked, &symbols, &folder, client, publisher, clock.clone(), metrics, known, stop).await;
+                looking.iter().for_each(tokio::task::JoinHandle::abort);
+                ended
+            }
+            Mode::Backfill | Mode::Plan => {
+                let plan = plan(&known.borrow().clone())?;
+                backfill::run(&config, &checked, plan, &folder, client, publisher, clock.clone(), metrics, stop).await
+            }
+            Mode::Reference => match watch.refresh(&stop).await? {
+                Some(seen) => say(&Said::Reference(&seen)),
+                None => Ok(()),
+            },
         }
-        Mode::Backfill | Mode::Plan => {
-            let plan = plan(&known.borrow().clone())?;
-            backfill::run(&config, &checked, plan, &folder, client, publisher, clock, metrics, stop).await
-        }
-        Mode::Reference => match watch.refresh(&stop).await? {
-            Some(seen) => say(&Said::Reference(&seen)),
-            None => Ok(()),
-        },
     };
+    let ended = lease.hold(work).await;
     clock_task.abort();
     ended
 }

@@ -12,9 +12,10 @@ use super::config::{Checked, Config};
 use super::publish::Publisher;
 use anyhow::{Context, bail};
 use jiff::civil::{Date, Time};
-use marketflow_access::{self as access, VenueClock, date_of, lease};
+use marketflow_access::{self as access, VenueClock, date_of};
 use marketflow_contract::topics;
 use marketflow_kafka::{Decoder, KafkaConfig, Reader, TopicPartition};
+use marketflow_metadata::Store;
 use marketflow_model::{Calendar, Instrument, Reference, ReferenceKind, Session, Timestamp};
 use marketflow_pacing::Class;
 use marketflow_providers::{
@@ -263,7 +264,9 @@ pub struct Watch {
     publisher: Publisher,
     clock: VenueClock,
     log: Option<Log>,
-    lease: PathBuf,
+    store: Store,
+    /// The lease under which one looks at a time.
+    lease: String,
     file: PathBuf,
     day: String,
     known: watch::Sender<Arc<Known>>,
@@ -336,6 +339,7 @@ impl Watch {
         symbols: &[Instrument],
         folder: &Path,
         owner: &str,
+        store: Store,
         calls: access::Client,
         publisher: Publisher,
         clock: VenueClock,
@@ -356,7 +360,8 @@ impl Watch {
             publisher,
             clock,
             log: Some(Log { reader, decoder, next: BTreeMap::new() }),
-            lease: folder.join(format!("{id}-reference-{owner}.lease")),
+            store,
+            lease: format!("{id}-reference-{owner}"),
             day: kept(&path)?.day,
             file: path,
             known: watch::Sender::new(Arc::new(Known::default())),
@@ -420,7 +425,11 @@ impl Watch {
     /// # Errors
     /// The broker refuses or fails too often, a list that is not believed, Kafka takes nothing.
     pub async fn refresh(&mut self, stop: &Stop) -> anyhow::Result<Option<Refreshed>> {
-        let Some(_lease) = lease::take(&self.lease, stop).await? else { return Ok(None) };
+        let Some(lease) = self.store.lease([self.lease.clone()], stop).await? else { return Ok(None) };
+        lease.hold(self.look()).await.map(Some)
+    }
+
+    async fn look(&mut self) -> anyhow::Result<Refreshed> {
         // Another process may have said something since.
         self.catch_up().await?;
         let calendar = Calendar::of_venue(self.checked.provider.venue);
@@ -458,7 +467,7 @@ impl Watch {
         self.day.clone_from(&seen.day);
         self.keep(&known)?;
         self.known.send_replace(Arc::new(known));
-        Ok(Some(seen))
+        Ok(seen)
     }
 
     /// Every answer, and the rows that could not be read.
