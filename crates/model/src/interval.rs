@@ -22,6 +22,8 @@ impl Interval {
     pub const FIVE_MINUTES: Self = Self { minutes: 5 };
     /// 15 minutes.
     pub const FIFTEEN_MINUTES: Self = Self { minutes: 15 };
+    /// A day: as brokers tell it, never built here.
+    pub const ONE_DAY: Self = Self { minutes: 1440 };
     /// The three that are always built, shortest first.
     pub const STANDARD: [Self; 3] = [Self::ONE_MINUTE, Self::FIVE_MINUTES, Self::FIFTEEN_MINUTES];
 

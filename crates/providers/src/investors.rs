@@ -5,7 +5,7 @@
 //!
 //! Next: `crates/providers/src/kis/investors.rs`, `crates/providers/src/kiwoom/investors.rs`.
 
-use crate::krx::{self, korean_time};
+use crate::krx::{self, midnight};
 use crate::number::{FieldError, shown};
 use crate::{CallError, CallLimits, CallRequest, Credentials, Malformed, RestAnswer, Secret};
 use jiff::civil::Date;
@@ -131,11 +131,6 @@ impl InvestorDays {
         }
         Ok(())
     }
-}
-
-/// The instant a day begins in Korea.
-fn midnight(date: Date) -> Option<Timestamp> {
-    korean_time("date", &date.strftime("%Y%m%d").to_string(), "000000").ok()
 }
 
 /// A signed integer as brokers write it: with leading zeros, with a plus, or with a second minus (`--28837` = −28837). Empty: not told.

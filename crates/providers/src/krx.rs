@@ -59,6 +59,11 @@ pub(crate) fn date(text: &str) -> Option<Date> {
     Some(text).filter(|text| text.len() == 8).and_then(|text| Date::strptime("%Y%m%d", text).ok())
 }
 
+/// The instant a day begins in Korea.
+pub(crate) fn midnight(date: Date) -> Option<Timestamp> {
+    korean_time("date", &date.strftime("%Y%m%d").to_string(), "000000").ok()
+}
+
 /// `YYYYMMDD` as `YYYY-MM-DD`, where it is a date.
 pub(crate) fn dashed(text: &str) -> Option<String> {
     date(text).map(|date| date.to_string())

@@ -9,6 +9,7 @@ pub mod binance;
 pub mod bitstamp;
 mod call;
 mod candles;
+pub mod days;
 pub mod investors;
 pub mod kis;
 pub mod kiwoom;

@@ -6,8 +6,8 @@
 use marketflow_access::{self as access, Passes, SharedBudget, VenueClock};
 use marketflow_contract::topics;
 use marketflow_model::{
-    Bar, BarKind, Candle, Control, ControlKind, Feed, FeedState, Instrument, Interval, Quality, Reference, ReferenceKind,
-    Timestamp,
+    Bar, BarKind, Calendar, Candle, Control, ControlKind, Feed, FeedState, Instrument, Interval, Quality, Reference,
+    ReferenceKind, SessionKind, Timestamp,
 };
 use marketflow_pacing::Class;
 use marketflow_producer::candles::client::{Client, Question};
@@ -416,7 +416,8 @@ async fn a_live_session_that_is_killed_omits_no_minute_and_ends_with_the_session
 #[tokio::test(flavor = "multi_thread")]
 async fn both_brokers_tell_the_same_minutes_each_within_its_own_limit() {
     let mut stack = TestStack::start_with(&["kafka", "registry"]).await.unwrap();
-    let settings = [("clock.speed", "max"), ("kis.issue_interval", "0s"), ("kiwoom.chart_rows", "250")];
+    let settings =
+        [("clock.speed", "max"), ("kis.issue_interval", "0s"), ("kiwoom.chart_rows", "250"), ("kiwoom.day_rows", "90")];
     let broker = Broker::start(&mut stack, &settings).await;
     broker.tell("start").await;
     broker.finished().await;
@@ -481,7 +482,71 @@ async fn both_brokers_tell_the_same_minutes_each_within_its_own_limit() {
     });
     assert_eq!(played, folded.collect());
     assert!(told["kiwoom"].len() > played.len() + 600, "{} and {}", told["kiwoom"].len(), played.len());
+
+    days_are_what_their_minutes_make(&broker, &stack, &told["kis"]).await;
     stack.stop().await;
+}
+
+/// Ten months of daily candles of both brokers, in several answers, and once only.
+async fn days_are_what_their_minutes_make(
+    broker: &Broker,
+    stack: &TestStack,
+    minutes: &BTreeMap<(Instrument, Timestamp), [String; 5]>,
+) {
+    let days = async |provider: &str, days: &str| {
+        let (name, url) = (format!("{provider:?}"), broker.url.replace("/kis", &format!("/{provider}")));
+        let settings = [
+            ("mode", "days"),
+            ("provider.name", name.as_str()),
+            ("provider.rest_url", &url),
+            ("provider.symbols", r#"["000010","0080G0"]"#),
+            ("backfill.days", days),
+        ];
+        let child = broker.candle_producer(stack, &settings);
+        let (code, said) = on_thread(|| watch(child, |_| false)).await;
+        assert_eq!(code, Some(0), "{said:?}");
+        said.last().unwrap()["of"].clone()
+    };
+    for provider in ["kis", "kiwoom"] {
+        let first = days(provider, "200").await;
+        assert!(first["calls"].as_u64() >= Some(4), "each symbol takes more than an answer: {first}");
+        // What is there is not asked for again; what is wanted in front of it is.
+        let again = days(provider, "200").await;
+        assert_eq!((&again["calls"], &again["candles"]), (&0.into(), &0.into()), "{again}");
+        let more = days(provider, "300").await;
+        assert!(more["candles"].as_u64() > first["candles"].as_u64(), "{more}");
+        assert_eq!((&more["set_aside"], &more["symbols"][0]["first"]), (&0.into(), &"2026-01-26".into()), "{more}");
+    }
+    let mut told: BTreeMap<(String, Instrument, Timestamp), Candle> = BTreeMap::new();
+    let candles = stack.read::<Candle>(topics::CANDLES).await.unwrap().into_iter().map(|located| located.record);
+    for candle in candles.filter(|candle| candle.interval == Interval::ONE_DAY) {
+        told.insert((candle.feed.as_str().to_owned(), candle.instrument.clone(), candle.open_time), candle);
+    }
+    let sessions = Calendar::of_venue("KRX").sessions("2026-01-26".parse().unwrap(), "2026-11-20".parse().unwrap());
+    let regular = sessions.iter().filter(|session| session.kind == SessionKind::Regular).count();
+    for feed in ["kis-days", "kiwoom-days"] {
+        let of_feed = told.keys().filter(|(of, ..)| of == feed).count();
+        assert_eq!(of_feed, 2 * regular, "one for each session of {feed}");
+    }
+    for ((feed, instrument, midnight), day) in &told {
+        let end = midnight.plus_micros(Interval::ONE_DAY.micros());
+        let of_day: Vec<&[String; 5]> =
+            minutes.range((instrument.clone(), *midnight)..(instrument.clone(), end)).map(|(_, row)| row).collect();
+        let (Some(first), Some(last)) = (of_day.first(), of_day.last()) else { continue };
+        let column = |at: usize| of_day.iter().map(move |row| row[at].parse::<i64>().unwrap());
+        let folded = [
+            first[0].clone(),
+            column(1).max().unwrap().to_string(),
+            column(2).min().unwrap().to_string(),
+            last[3].clone(),
+            column(4).sum::<i64>().to_string(),
+        ];
+        let [open, high, low, close] = [day.open, day.high, day.low, day.close].map(|price| price.to_string());
+        assert_eq!([open, high, low, close, day.volume.unwrap().to_string()], folded, "{feed} {instrument} {midnight}");
+        assert!(day.turnover.is_some() && day.closed && !day.feed.is_import(), "{day:?}");
+    }
+    let compared = told.keys().filter(|(_, instrument, at)| minutes.range((instrument.clone(), *at)..).next().is_some()).count();
+    assert!(compared >= 8, "two days of two symbols of two brokers: {compared}");
 }
 
 fn facts(located: Vec<Located<Reference>>, provider: &str) -> Vec<Reference> {

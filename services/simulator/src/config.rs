@@ -336,6 +336,8 @@ pub struct KiwoomConfig {
     pub chart_days: u16,
     /// Rows of one list of instruments.
     pub list_rows: usize,
+    /// Rows of one answer of daily candles.
+    pub day_rows: usize,
     /// Rows of one answer about investors.
     pub investor_rows: usize,
 }

@@ -117,7 +117,7 @@ impl<'a> CandleRow<'a> for Row<'a> {
 }
 
 /// Whole won.
-fn amount(won: i64) -> Result<Amount, FieldError> {
+pub(super) fn amount(won: i64) -> Result<Amount, FieldError> {
     let scaled = i128::from(won) * 10_i128.pow(Amount::SCALE);
     Amount::from_scaled(scaled).ok_or_else(|| (Malformed::BadNumber, format!("acml_tr_pbmn: {won} is out of range")))
 }

@@ -5,6 +5,7 @@
 
 mod candles;
 mod connection;
+mod days;
 mod frame;
 mod investors;
 mod login;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use candles::KisCandles;
 pub use connection::KisConnection;
+pub use days::KisDays;
 pub use investors::KisInvestors;
 pub use login::KisLogin;
 pub use master::KisMaster;

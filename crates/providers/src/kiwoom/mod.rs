@@ -5,6 +5,7 @@
 
 mod candles;
 mod connection;
+mod days;
 mod frame;
 mod investors;
 mod login;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use candles::KiwoomCandles;
 pub use connection::KiwoomConnection;
+pub use days::KiwoomDays;
 pub use investors::KiwoomInvestors;
 pub use login::KiwoomLogin;
 pub use master::KiwoomMaster;

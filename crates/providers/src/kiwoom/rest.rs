@@ -37,6 +37,13 @@ impl Call {
         Self { path: "/api/dostk/chart", api_id: "ka10080", body }
     }
 
+    /// The daily candles of an instrument up to a date in Korea (`YYYYMMDD`), newest first; prices as they were traded.
+    pub fn days(instrument: &Instrument, until: &str) -> Self {
+        let code = instrument.symbol();
+        let body = format!(r#"{{"stk_cd":"{code}","base_dt":"{until}","upd_stkpc_tp":"0"}}"#);
+        Self { path: "/api/dostk/chart", api_id: "ka10081", body }
+    }
+
     /// What investors bought net of an instrument by day, up to a date in Korea (`YYYYMMDD`), newest first: shares, or millions of won.
     pub fn investors(instrument: &Instrument, until: &str, shares: bool) -> Self {
         let (code, what) = (instrument.symbol(), if shares { 2 } else { 1 });
@@ -77,6 +84,8 @@ pub(super) struct Envelope<'a> {
     return_msg: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub(super) stk_min_pole_chart_qry: Option<Vec<&'a RawValue>>,
+    #[serde(borrow, default)]
+    pub(super) stk_dt_pole_chart_qry: Option<Vec<&'a RawValue>>,
     #[serde(borrow, default)]
     pub(super) stk_invsr_orgn: Option<Vec<&'a RawValue>>,
     #[serde(borrow, default)]

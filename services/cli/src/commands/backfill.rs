@@ -1,8 +1,8 @@
-//! `marketflow backfill`: a broker's minute candles of past days, within what it allows, and the count of what is there.
+//! `marketflow backfill`: a broker's minute or daily candles of past days, within what it allows, and the count of what is there.
 //!
 //! The candle-producer does it (`services/producer/src/candles`); this shows its progress and its result.
 
-use super::candle_producer::{self, RunResult, SessionResult, SymbolResult, Wanted, spell, words};
+use super::candle_producer::{self, DaysResult, RunResult, SessionResult, SymbolResult, Wanted, spell, words};
 use crate::console::{json, line, say};
 use marketflow_runtime::Exit;
 use std::path::PathBuf;
@@ -10,23 +10,27 @@ use std::path::PathBuf;
 /// Lines about single sessions, at most.
 const SHOWN: usize = 20;
 
-/// Fetches a broker's minute candles of past days
+/// Fetches a broker's minute or daily candles of past days
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "\
 The plan is shown first. Candles go to market.candles.v1; the processor makes 1, 5 and 15-minute bars of them. A run that was stopped or
 killed goes on where it was, with the same command; days that are there are not asked for again. Credentials come from the environment or
 from .env (KIS_APP_KEY, KIS_APP_SECRET; KIWOOM_APP_KEY, KIWOOM_SECRET_KEY). MAX_API_CALLS_PER_SECOND lowers the pace. docs/backfill.md has the
-rules.
+rules. Daily candles (--interval 1d) stay what they are: rows of the view candles, as they were traded, unadjusted.
 
 Examples:
   marketflow backfill --provider kis --symbols @krx97 --days 30 --result minute_data_collection_results.json
-  marketflow backfill --provider kiwoom --symbols 005930 000660 --days 5 --until 2026-11-20")]
+  marketflow backfill --provider kiwoom --symbols 005930 000660 --days 5 --until 2026-11-20
+  marketflow backfill --provider kis --interval 1d --days 3650 --symbols @krx97")]
 pub struct Args {
     /// Which broker: kis, kiwoom
     #[arg(long, default_value = "kis")]
     provider: String,
     #[command(flatten)]
     wanted: Wanted,
+    /// Candles of a minute or of a day
+    #[arg(long, default_value = "1m", value_parser = ["1m", "1d"])]
+    interval: String,
     /// Calendar days back from the last one
     #[arg(long, default_value_t = 30)]
     days: u32,
@@ -56,13 +60,17 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         ("backfill.again", args.again.to_string()),
         ("backfill.result", format!("{result:?}")),
     ];
-    let left = candle_producer::run("backfill", &args.provider, &args.wanted, &settings, |plan| {
+    let mode = if args.interval == "1d" { "days" } else { "backfill" };
+    let left = candle_producer::run(mode, &args.provider, &args.wanted, &settings, |plan| {
         if !args.json {
             line(&words(plan));
         }
     })?;
     if let Some(result) = &left.result {
         if args.json { json(result)? } else { report(result) }
+    }
+    if let Some(days) = &left.days {
+        if args.json { json(days)? } else { report_days(days) }
     }
     Ok(left.exit)
 }
@@ -95,6 +103,25 @@ fn report(result: &RunResult) {
     if odd.len() > SHOWN {
         let more = odd.len() - SHOWN;
         line(&say(format!("  … and {more} more (--json shows all)"), format!("  … 외 {more}건 (--json에 전체)")));
+    }
+}
+
+fn report_days(days: &DaysResult) {
+    let DaysResult { from, to, candles, calls, set_aside, symbols, .. } = days;
+    let (time, of) = (spell(days.seconds), symbols.len());
+    let quiet: usize = symbols.iter().map(|symbol| symbol.quiet).sum();
+    line(&say(
+        format!(
+            "{candles} daily candles of {of} symbols, {from} to {to}, by {calls} calls in {time}; {quiet} days without a trade, {set_aside} rows set aside"
+        ),
+        format!(
+            "종목 {of}개의 일봉 {candles}개 ({from} ~ {to}), 호출 {calls}회, {time} 걸림; 거래 없는 날 {quiet}일, 격리 {set_aside}건"
+        ),
+    ));
+    for symbol in symbols {
+        if let Some(problem) = &symbol.problem {
+            line(&format!("  {}: {problem}", symbol.symbol));
+        }
     }
 }
 

@@ -37,6 +37,7 @@ enum Said {
     Plan(Plan),
     Progress(Progress),
     Result(Box<RunResult>),
+    Days(Box<DaysResult>),
     Reference(Refreshed),
 }
 
@@ -110,6 +111,29 @@ pub(crate) struct Count {
     pub(crate) actual: usize,
 }
 
+/// What came of daily candles.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DaysResult {
+    pub(crate) provider: String,
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) candles: u64,
+    pub(crate) set_aside: u64,
+    pub(crate) calls: u64,
+    pub(crate) seconds: f64,
+    pub(crate) symbols: Vec<SymbolDays>,
+}
+
+/// Of one symbol.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SymbolDays {
+    pub(crate) symbol: String,
+    pub(crate) first: Option<String>,
+    pub(crate) candles: usize,
+    pub(crate) quiet: usize,
+    pub(crate) problem: Option<String>,
+}
+
 /// What came of a look at a broker's instruments.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Refreshed {
@@ -131,6 +155,7 @@ pub(crate) struct Left {
     pub(crate) exit: Exit,
     pub(crate) plan: Option<Plan>,
     pub(crate) result: Option<RunResult>,
+    pub(crate) days: Option<DaysResult>,
     pub(crate) reference: Option<Refreshed>,
 }
 
@@ -167,7 +192,7 @@ pub(crate) fn run(
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start the candle-producer")?;
     let lines = BufReader::new(child.stdout.take().context("its output was asked for")?).lines();
     let bar = ProgressBar::hidden();
-    let mut left = Left { exit: Exit::Failed, plan: None, result: None, reference: None };
+    let mut left = Left { exit: Exit::Failed, plan: None, result: None, days: None, reference: None };
     for line in lines {
         let Ok(said) = serde_json::from_str::<Said>(&line?) else { continue };
         match said {
@@ -177,6 +202,7 @@ pub(crate) fn run(
             }
             Said::Progress(progress) => show(&bar, &progress),
             Said::Result(result) => left.result = Some(*result),
+            Said::Days(days) => left.days = Some(*days),
             Said::Reference(seen) => left.reference = Some(seen),
         }
     }

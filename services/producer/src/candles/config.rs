@@ -8,6 +8,7 @@ use marketflow_access::{BudgetConfig, ClockConfig, RequestConfig};
 use marketflow_kafka::{KafkaConfig, RegistryConfig};
 use marketflow_metadata::MetadataConfig;
 use marketflow_pacing::Limits;
+use marketflow_providers::days::{Days, days_of};
 use marketflow_providers::{Candles, Master, Provider, by_id, candles_of, master_of};
 use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig};
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,8 @@ pub enum Mode {
     Live,
     /// History, once.
     Backfill,
+    /// Daily candles, once.
+    Days,
     /// What a back-fill would cost.
     Plan,
     /// What the broker says of its instruments, once.
@@ -70,6 +73,7 @@ impl Mode {
         match self {
             Self::Live => "live",
             Self::Backfill => "backfill",
+            Self::Days => "days",
             Self::Plan => "plan",
             Self::Reference => "reference",
         }
@@ -134,6 +138,8 @@ pub struct Checked {
     pub provider: &'static Provider,
     /// Its candles.
     pub candles: &'static dyn Candles,
+    /// Its daily candles.
+    pub days: &'static dyn Days,
     /// Its master of instruments.
     pub master: &'static dyn Master,
     /// When that is looked at, in the venue's time.
@@ -168,11 +174,12 @@ impl Config {
         ensure!(matches!(self.live.every_minutes, 1 | 5 | 15), "live.every_minutes must be 1, 5 or 15");
         let limits = self.budget.limits(candles.limits(), &self.request, max_calls)?;
         let master = master_of(name).with_context(|| format!("provider.name {name:?} tells nothing of its instruments"))?;
+        let days = days_of(name).with_context(|| format!("provider.name {name:?} tells no daily candles"))?;
         let at = &self.reference.at;
         let reference_at = at.parse().with_context(|| format!("reference.at {at:?} is no time such as 08:10"))?;
         let rest_url = if self.provider.rest_url.is_empty() { provider.rest_url } else { &self.provider.rest_url };
         let rest_url = rest_url.trim_end_matches('/').to_owned();
-        Ok(Checked { provider, candles, master, reference_at, rest_url, limits })
+        Ok(Checked { provider, candles, days, master, reference_at, rest_url, limits })
     }
 }
 

@@ -4,7 +4,7 @@
 //! broker's words (`crates/providers`) and any sum.
 //!
 //! Read in this order: `plan.rs` (what it costs) → `client.rs` (one page; calls are `crates/access`) → `reference.rs` (what is listed and halted) → `check.rs` (what is
-//! believable) → `publish.rs` (to Kafka) → `journal.rs` and `backfill.rs` (history) → `live.rs` (today).
+//! believable) → `publish.rs` (to Kafka) → `journal.rs` and `backfill.rs` (history) → `live.rs` (today); `days.rs` are daily candles.
 //!
 //! Next: `plan.rs`.
 
@@ -12,6 +12,7 @@ pub mod backfill;
 pub mod check;
 pub mod client;
 pub mod config;
+pub mod days;
 pub mod journal;
 pub mod live;
 pub mod metrics;
@@ -52,9 +53,12 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
 
     let folder = access::folder(&config.state.folder)?;
     let plan = |known: &_| Plan::new(&checked, &symbols, &config.backfill, known, clock.now()).exit(Exit::Usage);
-    let here = plan(&reference::known_here(&folder, checked.provider.id)?)?;
-    if config.mode == Mode::Plan {
-        return say(&Said::Plan(&here.summary(&checked.limits)));
+    // Days reach back beyond what the calendar knows; nothing is planned by sessions then.
+    if config.mode != Mode::Days {
+        let here = plan(&reference::known_here(&folder, checked.provider.id)?)?;
+        if config.mode == Mode::Plan {
+            return say(&Said::Plan(&here.summary(&checked.limits)));
+        }
     }
 
     let passes = Passes::new(checked.provider, &checked.rest_url, &folder, &config.provider.credentials_file)?
@@ -85,6 +89,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     // Whoever holds the lease works; a second instance waits here, not ready, and takes over.
     let Some(lease) = store.lease([name], &stop).await? else { return Ok(()) };
     let work = async {
+        let calls_of_days = calls.clone();
         let (of_clock, to_log, owner) = (clock.clone(), publisher.clone(), passes.owner());
         let mut watch =
             Watch::open(&config, &checked, &symbols.all, &folder, owner, store, calls, to_log, of_clock, decoder).await?;
@@ -98,6 +103,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
                 looking.iter().for_each(tokio::task::JoinHandle::abort);
                 ended
             }
+            Mode::Days => days::run(&config, &checked, &symbols, &folder, &calls_of_days, &publisher, &clock, &stop).await,
             Mode::Backfill | Mode::Plan => {
                 let plan = plan(&known.borrow().clone())?;
                 backfill::run(&config, &checked, plan, &folder, client, publisher, clock.clone(), metrics, stop).await
@@ -123,6 +129,8 @@ pub enum Said<'a> {
     Progress(&'a backfill::Progress),
     /// What came of it.
     Result(&'a backfill::RunResult),
+    /// What came of a run for daily candles.
+    Days(&'a days::DaysResult),
     /// What came of a look at the broker's instruments.
     Reference(&'a reference::Refreshed),
 }

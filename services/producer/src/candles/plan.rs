@@ -88,16 +88,7 @@ impl Plan {
         let calendar = Calendar::of_venue(checked.provider.venue);
         let today = date_of(calendar, now);
         let over = |session: &Session| session.last_minute_close() <= now;
-        let until = if wanted.until.is_empty() {
-            let month_ago = today.checked_sub(Span::new().days(30)).unwrap_or(Date::MIN);
-            let last = regular(calendar, month_ago, today).into_iter().rfind(over);
-            last.with_context(|| {
-                format!("the calendar knows no session of {} that ended within 30 days", checked.provider.venue)
-            })?
-            .date
-        } else {
-            wanted.until.parse().with_context(|| format!("backfill.until {:?} is no day such as 2026-11-20", wanted.until))?
-        };
+        let until = until(checked, wanted, now)?;
         let from =
             until.checked_sub(Span::new().days(i64::from(wanted.days) - 1)).context("backfill.days reaches too far back")?;
         if let Some((first, last)) = calendar.covers() {
@@ -153,6 +144,33 @@ impl Plan {
             seconds_at_least: limits.least_time(self.calls()).as_secs_f64(),
         }
     }
+}
+
+/// The last day wanted; without a word, that of the last session that has ended.
+///
+/// # Errors
+/// A text that is no day, or a calendar that knows none.
+fn until(checked: &Checked, wanted: &BackfillConfig, now: Timestamp) -> anyhow::Result<Date> {
+    if !wanted.until.is_empty() {
+        return wanted.until.parse().with_context(|| format!("backfill.until {:?} is no day such as 2026-11-20", wanted.until));
+    }
+    let calendar = Calendar::of_venue(checked.provider.venue);
+    let today = date_of(calendar, now);
+    let month_ago = today.checked_sub(Span::new().days(30)).unwrap_or(Date::MIN);
+    let last = regular(calendar, month_ago, today).into_iter().rfind(|session| session.last_minute_close() <= now);
+    let last =
+        last.with_context(|| format!("the calendar knows no session of {} that ended within 30 days", checked.provider.venue))?;
+    Ok(last.date)
+}
+
+/// The last day wanted whose session has ended.
+///
+/// # Errors
+/// As for what a plan is made of.
+pub fn last_ended(checked: &Checked, wanted: &BackfillConfig, now: Timestamp) -> anyhow::Result<Date> {
+    let until = until(checked, wanted, now)?;
+    let last = self::until(checked, &BackfillConfig { until: String::new(), ..wanted.clone() }, now)?;
+    Ok(until.min(last))
 }
 
 /// Regular sessions that open on these days, both ends included.

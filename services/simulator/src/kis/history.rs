@@ -10,12 +10,15 @@ use super::{limits, master, on_tick, tick};
 use crate::config::{Config, KisConfig};
 use crate::market::{Market, Ohlc, within};
 use crate::seed;
+use crate::simulation::Simulation;
 use jiff::civil::{Date, Weekday};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Korea's clock is so far ahead of UTC, in seconds.
 const KST: i64 = 9 * 3_600;
+/// No history goes back further.
+pub const FIRST: Date = jiff::civil::date(2000, 1, 4);
 const MINUTE: i64 = 60;
 const MINUTE_US: i64 = 60_000_000;
 
@@ -30,6 +33,19 @@ pub struct MinuteRow {
     pub volume: i64,
     /// Of the day, up to the minute's end, whole won.
     pub day_turnover: i64,
+}
+
+/// One day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DayRow {
+    /// Which.
+    pub date: Date,
+    /// Open, high, low, close, whole won; without a trade the close before, and zeros.
+    pub prices: [i64; 4],
+    /// Shares.
+    pub volume: i64,
+    /// Whole won.
+    pub turnover: i64,
 }
 
 /// When trading goes on, in seconds from midnight in Korea.
@@ -83,6 +99,38 @@ pub fn minutes(config: &Config, markets: &[Market], code: &str, date: Date, now_
     let mut rows = made_up(&config.kis, config.seed, market, code, date, hours);
     rows.retain(|row| row.second <= now);
     rows
+}
+
+/// Days from `first` to `last` as far as they have happened, newest first, at most so many: what their minutes make. A session in which nothing was
+/// traded has a row; none of a code that is not known.
+pub fn days(simulation: &Simulation, code: &str, first: Date, last: Date, most: usize) -> Vec<DayRow> {
+    let (config, markets, now_us) = (&simulation.config, &simulation.hub.markets, simulation.clock.now_us());
+    let mut days = Vec::new();
+    if code.len() != 6 || config.kis.unlisted.iter().any(|unlisted| unlisted == code) {
+        return days;
+    }
+    let market = markets.iter().find(|market| market.venue == crate::market::Venue::Kis && market.upper == code);
+    let mut date = last.min(date_of(now_us));
+    while days.len() < most && date >= first.max(FIRST) {
+        if Hours::of(&config.kis, date).is_some() {
+            let minutes = minutes(config, markets, code, date, now_us);
+            let close = minutes.last().map_or_else(|| base(&config.kis, config.seed, market, code, date), |last| last.prices[3]);
+            days.push(DayRow {
+                date,
+                prices: [
+                    minutes.first().map_or(0, |first| first.prices[0]),
+                    minutes.iter().map(|minute| minute.prices[1]).max().unwrap_or(0),
+                    minutes.iter().map(|minute| minute.prices[2]).min().unwrap_or(0),
+                    close,
+                ],
+                volume: minutes.iter().map(|minute| minute.volume).sum(),
+                turnover: minutes.last().map_or(0, |last| last.day_turnover),
+            });
+        }
+        let Ok(before) = date.yesterday() else { break };
+        date = before;
+    }
+    days
 }
 
 /// The tape's minutes that have happened, and whether the tape plays this day at all.

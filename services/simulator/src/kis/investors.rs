@@ -5,7 +5,7 @@
 //!
 //! Next: `quotations.rs`, `../kiwoom/rest.rs`.
 
-use super::history::{self, Hours};
+use super::history::{self, FIRST, Hours};
 use super::quotations::{Parameters, Shared, admitted, of};
 use crate::market::Venue;
 use crate::seed;
@@ -20,8 +20,6 @@ use serde_json::{Value, json};
 /// Rows of an answer.
 const ROWS: usize = 30;
 const CLASSES: usize = 5;
-/// No history goes back further.
-const FIRST: Date = jiff::civil::date(2000, 1, 4);
 
 /// One day: shares and won of registered foreigners, resident foreigners, institutions, individuals and other corporations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,10 @@
 //! KIS's chart calls and what it says of instruments, with the limits and errors that stand before every quotation.
 //!
 //! Played: `inquire-time-dailychartprice` (FHKST03010230, 120 rows, not on paper hosts) and `inquire-time-itemchartprice` (FHKST03010200, 30
-//! rows, today), newest first; `search-stock-info` (CTPF1002R, not on paper hosts) and `inquire-price` (FHKST01010100); all scalars as text. Before them, in this order: key, token, calls per second and day, `tr_id`.
+//! rows, today), `inquire-daily-itemchartprice` (FHKST03010100, 100 rows), newest first; `search-stock-info` (CTPF1002R, not on paper hosts) and `inquire-price` (FHKST01010100); all scalars as text. Before them, in this order: key, token, calls per second and day, `tr_id`.
 //! Next: `server.rs`.
 
-use super::history::{self, Hours, MinuteRow};
+use super::history::{self, DayRow, Hours, MinuteRow};
 use super::{limits, master, tick};
 use crate::simulation::Simulation;
 use axum::extract::{Query, State};
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 const SECOND: Duration = Duration::from_secs(1);
 const PAST_ROWS: usize = 120;
 const TODAYS_ROWS: usize = 30;
+const DAYS: usize = 100;
 
 /// Calls of one key.
 #[derive(Debug, Default)]
@@ -71,6 +72,35 @@ pub async fn past_minutes(State(simulation): Shared, headers: HeaderMap, Query(p
 /// Today.
 pub async fn todays_minutes(State(simulation): Shared, headers: HeaderMap, Query(parameters): Parameters) -> Response {
     answer(&simulation, &headers, "FHKST03010200", parameters, TODAYS_ROWS).await
+}
+
+/// Days, between two dates; prices as they were traded whatever `FID_ORG_ADJ_PRC` asks for: nothing is ever split here.
+pub async fn days(State(simulation): Shared, headers: HeaderMap, Query(parameters): Parameters) -> Response {
+    let parameters = match admitted(&simulation, &headers, "FHKST03010100", parameters).await {
+        Ok(parameters) => parameters,
+        Err(refused) => return refused,
+    };
+    let of = |name: &str| of(&parameters, name);
+    let (Ok(first), Ok(last)) = (of("FID_INPUT_DATE_1").parse(), of("FID_INPUT_DATE_2").parse()) else { return wrong_date() };
+    if of("FID_PERIOD_DIV_CODE") != "D" {
+        return Refusal(500, "OPSQ2001", "ERROR INPUT FIELD NOT FOUND [FID_PERIOD_DIV_CODE]").into_response();
+    }
+    let rows = history::days(&simulation, of("FID_INPUT_ISCD"), first, last, DAYS);
+    let mut shown: Vec<Value> = rows.iter().map(day_shown).collect();
+    if rows.len() < DAYS {
+        shown.push(json!({}));
+    }
+    let body = json!({"output1": {}, "output2": shown, "rt_cd": "0", "msg_cd": "MCA00000", "msg1": "정상처리 되었습니다."});
+    axum::Json(body).into_response()
+}
+
+fn day_shown(row: &DayRow) -> Value {
+    let [open, high, low, close] = row.prices.map(|price| price.to_string());
+    json!({
+        "stck_bsop_date": row.date.strftime("%Y%m%d").to_string(), "stck_clpr": close, "stck_oprc": open, "stck_hgpr": high,
+        "stck_lwpr": low, "acml_vol": row.volume.to_string(), "acml_tr_pbmn": row.turnover.to_string(), "flng_cls_code": "00",
+        "prtt_rate": "0.00", "mod_yn": if row.volume == 0 { "Y" } else { "N" }, "prdy_vrss_sign": "3", "prdy_vrss": "0", "revl_issu_reas": "",
+    })
 }
 
 /// What an instrument is.

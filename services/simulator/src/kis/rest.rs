@@ -30,6 +30,7 @@ pub fn routes() -> Router<Arc<Simulation>> {
         .route("/oauth2/revokeP", post(revoke))
         .route("/uapi/domestic-stock/v1/quotations/inquire-time-dailychartprice", get(quotations::past_minutes))
         .route("/uapi/domestic-stock/v1/quotations/inquire-time-itemchartprice", get(quotations::todays_minutes))
+        .route("/uapi/domestic-stock/v1/quotations/inquire-daily-itemchartprice", get(quotations::days))
         .route("/uapi/domestic-stock/v1/quotations/search-stock-info", get(quotations::instrument))
         .route("/uapi/domestic-stock/v1/quotations/inquire-price", get(quotations::price))
         .route("/uapi/domestic-stock/v1/quotations/investor-trade-by-stock-daily", get(investors::daily))

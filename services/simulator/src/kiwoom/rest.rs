@@ -30,6 +30,7 @@ const DONE: &str = "정상적으로 처리되었습니다";
 /// Calls and the paths they belong to.
 const CALLS: &[(&str, &str)] = &[
     ("ka10080", "/api/dostk/chart"),
+    ("ka10081", "/api/dostk/chart"),
     ("ka10001", "/api/dostk/stkinfo"),
     ("ka10059", "/api/dostk/stkinfo"),
     ("ka10099", "/api/dostk/stkinfo"),
@@ -240,6 +241,7 @@ async fn call(
     let from = if header("cont-yn") == "Y" { header("next-key") } else { "" };
     let page = match api_id.as_str() {
         "ka10080" => minutes(&simulation, &request, from),
+        "ka10081" => days(&simulation, &request, from),
         "ka10001" => basic(&simulation, &request),
         "ka10059" => investors(&simulation, &request, from),
         "ka10100" => find(&simulation, &request).map(|market| Page { body: named(&simulation, market), next: None }),
@@ -312,6 +314,34 @@ fn minutes(simulation: &Simulation, request: &Value, from: &str) -> Result<Page,
     let next = (rows.len() > size).then(|| rows[size - 1].label.clone());
     let shown: Vec<Value> = rows.iter().take(size).map(Row::told).collect();
     Ok(Page { body: json!({"stk_cd": code, "stk_min_pole_chart_qry": shown}), next })
+}
+
+/// `ka10081`: days, newest first from the day asked for; turnover in millions of won.
+fn days(simulation: &Simulation, request: &Value, from: &str) -> Result<Page, Refusal> {
+    let code = code(request)?;
+    if request["upd_stkpc_tp"].as_str().is_none() {
+        return Err(wrong("입력값이 올바르지 않습니다[1511:필수 입력 파라미터가 누락되었습니다. upd_stkpc_tp]"));
+    }
+    let asked = if from.is_empty() { request["base_dt"].as_str().unwrap_or_default() } else { from };
+    let last = Date::strptime("%Y%m%d", asked)
+        .map_err(|_| wrong("입력값이 올바르지 않습니다[1517:입력 값 형식이 올바르지 않습니다]"))?;
+    let mut days = history::days(simulation, code, history::FIRST, last, simulation.config.kiwoom.day_rows + 1);
+    if days.is_empty() {
+        return Err(unknown());
+    }
+    // The name of a page is its first day.
+    let more = days.split_off(days.len().min(simulation.config.kiwoom.day_rows));
+    let next = more.first().map(|day| day.date.strftime("%Y%m%d").to_string());
+    let shown = days.iter().map(|day| {
+        let [open, high, low, close] = day.prices.map(|price| price.to_string());
+        let millions = (day.turnover + 500_000) / 1_000_000;
+        json!({
+            "cur_prc": close, "trde_qty": day.volume.to_string(), "trde_prica": millions.to_string(),
+            "dt": day.date.strftime("%Y%m%d").to_string(), "open_pric": open, "high_pric": high, "low_pric": low, "pred_pre": "0",
+            "pred_pre_sig": "3", "trde_tern_rt": "+0.00",
+        })
+    });
+    Ok(Page { body: json!({"stk_cd": code, "stk_dt_pole_chart_qry": shown.collect::<Vec<_>>()}), next })
 }
 
 /// `ka10059`: what investors bought net by day, newest first, up to the day asked for.
