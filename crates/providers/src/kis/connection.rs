@@ -4,6 +4,8 @@
 //! its ping carries its clock, which is evidence; in a quiet market between two of them a registration that exists is asked for again: the
 //! refusal stands behind the data sent before it. A trade has no id, but the day's volume, which shows a hole at the next trade.
 //!
+//! The 42nd registration is never asked for, not even for a moment: what the broker may hold counts from the request until its end is acknowledged.
+//!
 //! Next: `services/producer/src/websocket.rs`.
 
 use super::PROVIDER;
@@ -14,7 +16,7 @@ use crate::number::{shape_error, shown};
 use crate::session::{Session, Timing};
 use crate::{Connection, Event, FeedKind, Frame, KEY_REFUSED, Malformed, Moment, Secret};
 use marketflow_model::{Instrument, Timestamp};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// Registrations a key may hold over all kinds.
@@ -38,6 +40,10 @@ pub struct KisConnection {
     key: Secret,
     instruments: BTreeSet<Instrument>,
     outbox: VecDeque<Request>,
+    /// What the broker may hold: asked for, and neither refused nor acknowledged as left.
+    held: BTreeSet<String>,
+    /// What it was told to end and has not acknowledged, and since when.
+    ending: BTreeMap<String, Duration>,
     last_sent: Option<Duration>,
     /// When anything was last received, on the venue's clock.
     heard: Option<Timestamp>,
@@ -54,6 +60,8 @@ impl KisConnection {
             key: key.clone(),
             instruments: instruments.iter().cloned().collect(),
             outbox: VecDeque::new(),
+            held: BTreeSet::new(),
+            ending: BTreeMap::new(),
             last_sent: None,
             heard: None,
             probing: None,
@@ -81,7 +89,31 @@ impl KisConnection {
         missing.sort_by_key(|name| (!name.starts_with(TRADES), !name.starts_with(STATUS)));
         for name in missing {
             self.session.asked(&name, now);
-            self.outbox.push_back(Request::Register(name));
+            let request = Request::Register(name);
+            // One that waited too long for its turn is still there.
+            if !self.outbox.contains(&request) {
+                self.outbox.push_back(request);
+            }
+        }
+    }
+
+    /// Whether the broker has room for a request now. What leaves has to be acknowledged before another takes its place.
+    fn has_room(&self, request: &Request) -> bool {
+        match request {
+            Request::Register(name) => {
+                !self.ending.contains_key(name) && (self.held.contains(name) || self.held.len() < REGISTRATIONS)
+            }
+            Request::Leave(_) | Request::Probe(_) => true,
+        }
+    }
+
+    /// An end that was not acknowledged in time is asked for again.
+    fn end_again(&mut self, now: Moment) {
+        let patience = self.session.timing().acknowledge_timeout;
+        let late = self.ending.iter().filter(|(_, since)| now.monotonic.saturating_sub(**since) >= patience);
+        for name in late.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.ending.remove(&name);
+            self.outbox.push_front(Request::Leave(name));
         }
     }
 
@@ -91,14 +123,22 @@ impl KisConnection {
         if !free {
             return;
         }
-        let Some(request) = self.outbox.pop_front() else { return };
+        let next = self.outbox.iter().position(|request| self.has_room(request));
+        let Some(request) = next.and_then(|next| self.outbox.remove(next)) else { return };
         let (name, tr_type) = match &request {
             Request::Register(name) | Request::Probe(name) => (name, '1'),
             Request::Leave(name) => (name, '2'),
         };
-        if matches!(request, Request::Register(_)) {
-            // The wait for the answer counts from the moment it is really asked.
-            self.session.asked(name, now);
+        match &request {
+            Request::Register(name) => {
+                // The wait for the answer counts from the moment it is really asked.
+                self.session.asked(name, now);
+                self.held.insert(name.clone());
+            }
+            Request::Leave(name) => {
+                self.ending.insert(name.clone(), now.monotonic);
+            }
+            Request::Probe(_) => {}
         }
         let (tr_id, tr_key) = name.split_once(':').unwrap_or((name, ""));
         self.last_sent = Some(now.monotonic);
@@ -138,8 +178,14 @@ impl KisConnection {
                 self.session.probe_answered(out);
             }
             "OPSP0000" | "OPSP0002" => self.session.acknowledged(&name, now, out),
-            "OPSP0001" | "OPSP0003" => self.session.left(&name, out),
+            "OPSP0001" | "OPSP0003" => {
+                self.held.remove(&name);
+                self.ending.remove(&name);
+                self.session.left(&name, out);
+            }
             _ => {
+                // Refused, whatever it was: the broker does not hold it.
+                self.held.remove(&name);
                 let instrument = self.session.instrument(&name).cloned();
                 out.push(Event::Refused { instrument, reason: format!("{} ({})", shown(message), shown(code)) });
                 match code {
@@ -240,6 +286,7 @@ impl Connection for KisConnection {
 
     fn on_timer(&mut self, now: Moment, out: &mut Vec<Event>) {
         self.session.on_timer(now, out);
+        self.end_again(now);
         self.arrange(now);
         let quiet_micros = self.heard.map_or(0, |heard| now.venue.micros_since(heard));
         if quiet_micros >= i64::try_from(QUIET.as_micros()).unwrap_or(i64::MAX)
@@ -319,20 +366,104 @@ mod tests {
     #[test]
     fn a_book_makes_room_for_the_trades_of_one_more_before_they_are_asked_for() {
         let mut connection = KisConnection::new(&instruments(16), TIMING, &Secret::new("k"));
-        sent(&mut connection, 60);
-        let mut out = Vec::new();
+        connection.on_open(moment(0), &mut Vec::new());
+        let mut at = 0;
+        let first: Vec<String> = (0..3).flat_map(|_| asked(&mut connection, &mut at)).collect();
+        assert_eq!(first.len(), 40, "and one as it opened");
         // 16 of each, but of books 9: one more takes a book for its trades and one for its status.
-        connection.subscribe(&["KRX:999990".parse().unwrap()], moment(10), &mut out);
-        (11..14).for_each(|second| connection.on_timer(moment(second), &mut out));
-        let sends: Vec<&String> =
-            out.iter().filter_map(|e| if let Event::Send { text } = e { Some(text) } else { None }).collect();
-        for leaving in &sends[..2] {
-            assert!(leaving.contains(r#""tr_type":"2""#) && leaving.contains(BOOK), "{leaving}");
+        connection.subscribe(
+            &["KRX:999990".parse().unwrap()],
+            Moment { monotonic: Duration::from_millis(at), ..moment(0) },
+            &mut Vec::new(),
+        );
+        let leaving = asked(&mut connection, &mut at);
+        assert_eq!(leaving, [format!("-{BOOK}:000090")], "the other went at once");
+        answer(&mut connection, &format!("{BOOK}:000080"), "OPSP0001", moment(0));
+        assert_eq!(asked(&mut connection, &mut at), [format!("+{TRADES}:999990")]);
+        answer(&mut connection, &format!("{BOOK}:000090"), "OPSP0001", moment(0));
+        assert_eq!(asked(&mut connection, &mut at), [format!("+{STATUS}:999990")]);
+    }
+
+    fn answer(connection: &mut KisConnection, name: &str, code: &str, now: Moment) {
+        let (tr_id, tr_key) = name.split_once(':').unwrap();
+        let frame = format!(
+            r#"{{"header":{{"tr_id":"{tr_id}","tr_key":"{tr_key}","encrypt":"N"}},"body":{{"rt_cd":"0","msg_cd":"{code}","msg1":"x"}}}}"#
+        );
+        connection.on_frame(Frame::Text(&frame), now, &mut Vec::new());
+    }
+
+    /// What is sent within a second, as `+H0STCNT0:000010` or `-…`.
+    fn asked(connection: &mut KisConnection, from: &mut u64) -> Vec<String> {
+        let mut out = Vec::new();
+        for _ in 0..20 {
+            *from += 50;
+            let now = Moment { monotonic: Duration::from_millis(*from), ..moment(0) };
+            connection.on_timer(now, &mut out);
         }
-        for (asking, what) in sends[2..].iter().zip([TRADES, STATUS]) {
-            assert!(asking.contains(r#""tr_type":"1""#) && asking.contains("999990") && asking.contains(what), "{asking}");
+        let sent = out.into_iter().filter_map(|event| if let Event::Send { text } = event { Some(text) } else { None });
+        let name = |text: String| {
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let input = &value["body"]["input"];
+            let sign = if value["header"]["tr_type"] == "1" { '+' } else { '-' };
+            format!("{sign}{}:{}", input["tr_id"].as_str().unwrap(), input["tr_key"].as_str().unwrap())
+        };
+        sent.map(name).collect()
+    }
+
+    #[test]
+    fn with_all_41_taken_another_is_registered_only_once_the_end_of_one_is_acknowledged() {
+        let mut connection = KisConnection::new(&instruments(41), TIMING, &Secret::new("k"));
+        connection.on_open(moment(0), &mut Vec::new());
+        let mut at = 0;
+        let first: Vec<String> = (0..3).flat_map(|_| asked(&mut connection, &mut at)).collect();
+        assert_eq!(first.len(), 40, "and one as it opened");
+        let trades = |code: &str| format!("{TRADES}:{code}");
+        for instrument in instruments(41) {
+            answer(&mut connection, &trades(instrument.symbol()), "OPSP0000", moment(0));
         }
-        assert_eq!(sends.len(), 4);
+        let (leaving, coming): (Instrument, Instrument) = ("KRX:000010".parse().unwrap(), "KRX:999990".parse().unwrap());
+        let now = Moment { monotonic: Duration::from_millis(at), ..moment(0) };
+        connection.unsubscribe(std::slice::from_ref(&leaving), now, &mut Vec::new());
+        connection.subscribe(std::slice::from_ref(&coming), now, &mut Vec::new());
+        // The room that was free for a moment was wanted for a status, which makes way again before it was asked for.
+        let status = format!("-{STATUS}:000020");
+        assert_eq!(asked(&mut connection, &mut at), [status], "the other went at once");
+        answer(&mut connection, &format!("{STATUS}:000020"), "OPSP0003", moment(0));
+        assert_eq!(asked(&mut connection, &mut at), Vec::<String>::new(), "the broker has not said that there is room");
+        // An acknowledgement that is lost is asked for again.
+        let mut again = Vec::new();
+        for _ in 0..11 {
+            again.extend(asked(&mut connection, &mut at));
+        }
+        assert_eq!(again[0], format!("-{}", trades("000010")), "{again:?}");
+        assert!(again.iter().all(|text| text.starts_with('-')), "{again:?}");
+        answer(&mut connection, &trades("000010"), "OPSP0001", moment(0));
+        assert_eq!(asked(&mut connection, &mut at), [format!("+{}", trades("999990"))]);
+        // Refused all the same: there is room for it, and it is asked for again.
+        answer(&mut connection, &trades("999990"), "OPSP0008", moment(0));
+        let again: Vec<String> = (0..11).flat_map(|_| asked(&mut connection, &mut at)).collect();
+        assert_eq!(again, [format!("+{}", trades("999990"))]);
+    }
+
+    #[test]
+    fn one_that_comes_back_waits_for_its_own_end() {
+        let mut connection = KisConnection::new(&instruments(1), TIMING, &Secret::new("k"));
+        connection.on_open(moment(0), &mut Vec::new());
+        let mut at = 0;
+        asked(&mut connection, &mut at);
+        for tr_id in [TRADES, STATUS, BOOK] {
+            answer(&mut connection, &format!("{tr_id}:000010"), "OPSP0000", moment(0));
+        }
+        let now = Moment { monotonic: Duration::from_millis(at), ..moment(0) };
+        connection.unsubscribe(&instruments(1), now, &mut Vec::new());
+        connection.subscribe(&instruments(1), now, &mut Vec::new());
+        let sent = asked(&mut connection, &mut at);
+        assert!(sent.len() <= 3 && sent.iter().all(|text| text.starts_with('-')), "{sent:?}");
+        for tr_id in [TRADES, STATUS, BOOK] {
+            answer(&mut connection, &format!("{tr_id}:000010"), "OPSP0001", moment(0));
+        }
+        let sent = asked(&mut connection, &mut at);
+        assert_eq!(sent, [TRADES, STATUS, BOOK].map(|tr_id| format!("+{tr_id}:000010")));
     }
 
     #[test]
