@@ -17,6 +17,7 @@ mod krx;
 mod login;
 mod master;
 mod number;
+mod ranking;
 pub mod series;
 mod session;
 pub mod upbit;
@@ -29,6 +30,7 @@ pub use call::{CallError, CallLimits, CallRequest};
 pub use candles::{CandleCall, CandlePage, CandleRows, Candles, candles_of};
 pub use login::{Credentials, Ends, KEY_REFUSED, Login, LoginRequest, Pass, PassKind, Secret};
 pub use master::{Listing, Master, MasterQuestion, MasterRows, attribute, master_of};
+pub use ranking::{ActiveBy, Ranking, RankingCall, ranking_of};
 pub use session::Timing;
 
 /// Every provider, sorted by id.

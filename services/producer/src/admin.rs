@@ -11,13 +11,15 @@ use marketflow_providers::Provider;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-/// What a person asks of the feed.
+/// What is asked of the feed: by a person, or by the ranking.
 #[derive(Debug)]
 pub enum Request {
     /// Add instruments; answers with those that are new.
     Subscribe(Vec<Instrument>, oneshot::Sender<Result<Vec<Instrument>, String>>),
     /// Take instruments away; answers with those that were there.
     Unsubscribe(Vec<Instrument>, oneshot::Sender<Result<Vec<Instrument>, String>>),
+    /// The most active instruments first: those that are followed by rank may change.
+    Ranked(Vec<Instrument>),
     /// What is subscribed.
     List(oneshot::Sender<Vec<Subscription>>),
 }

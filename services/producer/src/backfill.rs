@@ -194,7 +194,7 @@ impl Backfill {
             rest.page(&job.instrument, cursor, &request, answer, self.clock.now())
         });
         let outcome = page.as_ref().map_or_else(RestError::outcome, |_| "ok");
-        self.metrics.requests.with_label_values(&[self.provider.id, outcome]).inc();
+        self.metrics.access.requests.with_label_values(&[self.provider.id, outcome]).inc();
         page
     }
 

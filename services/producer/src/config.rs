@@ -2,12 +2,15 @@
 
 use crate::failover;
 use crate::lines::LINES_MAX;
+use crate::ranking;
 use anyhow::{Context, ensure};
-use marketflow_access::{ClockConfig, Symbols};
+use marketflow_access::config::max_calls_variable;
+use marketflow_access::{BudgetConfig, ClockConfig, RequestConfig, Symbols};
 use marketflow_kafka::{KafkaConfig, ProducerSettings, RegistryConfig};
 use marketflow_metadata::MetadataConfig;
 use marketflow_model::{Instrument, Interval};
-use marketflow_providers::{Provider, Repair, Timing, by_id};
+use marketflow_pacing::Limits;
+use marketflow_providers::{ActiveBy, Provider, Ranking, Repair, Timing, by_id, ranking_of};
 use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -23,6 +26,12 @@ pub struct Config {
     pub log: LogConfig,
     /// Which venue, which instruments.
     pub provider: ProviderConfig,
+    /// Further instruments, by their rank.
+    pub ranking: RankingConfig,
+    /// What may be asked.
+    pub budget: BudgetConfig,
+    /// One call.
+    pub request: RequestConfig,
     /// Where Kafka is.
     pub kafka: KafkaConfig,
     /// Where the schema registry is.
@@ -61,6 +70,28 @@ pub struct ProviderConfig {
     pub connections: usize,
     /// File of `NAME=value` lines with the credentials that are not in the environment.
     pub credentials_file: PathBuf,
+}
+
+/// Section `[ranking]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RankingConfig {
+    /// Registrations given to the most active instruments; 0 = none.
+    pub slots: usize,
+    /// Most active by what.
+    pub by: ActiveBy,
+    /// Venue clock between two looks.
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
+    /// An instrument leaves after so many looks in a row without it among the first.
+    pub leaves_after: u32,
+    /// And not before it was there for so long.
+    #[serde(with = "humantime_serde")]
+    pub stay_min: Duration,
+    /// Path of the call; empty = the broker's own.
+    pub path: String,
+    /// Name of the call; empty = the broker's own.
+    pub call: String,
 }
 
 /// Section `[connection]`.
@@ -254,7 +285,6 @@ impl Place {
 }
 
 /// What follows from the configuration.
-#[derive(Debug)]
 pub struct Checked {
     /// The provider named.
     pub place: Place,
@@ -264,6 +294,10 @@ pub struct Checked {
     pub standby: Option<(Place, failover::Settings)>,
     /// What is to be subscribed.
     pub instruments: Vec<Instrument>,
+    /// Who leaves the registrations that are given by rank, and when.
+    pub rotation: ranking::Settings,
+    /// The broker's ranking and what the key may spend, where registrations are given by rank.
+    pub ranking: Option<(&'static dyn Ranking, Limits)>,
     /// Sweep interval in microseconds.
     pub sweep_interval_micros: i64,
     /// Disorder allowance in microseconds.
@@ -295,8 +329,9 @@ impl Config {
         let mut instruments_max = usize::MAX;
         for (place, key) in places {
             ensure!((1..=LINES_MAX).contains(&place.connections), "{key} is not within 1–{LINES_MAX}");
-            let (wanted, most, each) =
-                (instruments.len(), place.instruments_max(), place.provider.limits.instruments_per_connection);
+            let (named, slots) = (instruments.len(), self.ranking.slots);
+            let (most, each) = (place.instruments_max(), place.provider.limits.instruments_per_connection);
+            let wanted = named.saturating_add(slots);
             let keys = if place.provider.credentials.is_empty() {
                 String::new()
             } else {
@@ -304,7 +339,7 @@ impl Config {
             };
             ensure!(
                 wanted <= most,
-                "provider.instruments names {wanted}; {} takes {each} on a connection: set {key} = {}{keys}",
+                "provider.instruments names {named} and ranking.slots is {slots}; {} takes {each} on a connection: set {key} = {}{keys}",
                 place.provider.id,
                 wanted.div_ceil(each.max(1))
             );
@@ -322,14 +357,36 @@ impl Config {
             Repair::Sweep { every, .. } if self.repair.sweep_interval.is_zero() => every,
             Repair::Sweep { .. } | Repair::ContiguousIds | Repair::CumulativeVolume { .. } => self.repair.sweep_interval,
         };
+        let ranking = match self.ranking.slots {
+            0 => None,
+            _ => Some(self.ranking_of(provider)?),
+        };
+        let rotation = ranking::Settings {
+            slots: self.ranking.slots,
+            leaves_after: self.ranking.leaves_after,
+            stay_min_micros: micros(self.ranking.stay_min, "ranking.stay_min")?,
+        };
         Ok(Checked {
             place,
             instruments,
+            rotation,
+            ranking,
             instruments_max,
             standby,
             sweep_interval_micros: micros(sweep, "repair.sweep_interval")?,
             disorder_micros: micros(self.repair.disorder, "repair.disorder")?,
         })
+    }
+
+    /// The provider's ranking, and what the key may spend.
+    fn ranking_of(&self, provider: &Provider) -> anyhow::Result<(&'static dyn Ranking, Limits)> {
+        let id = provider.id;
+        let ranking = ranking_of(id).with_context(|| format!("ranking.slots: {id} ranks no instruments; kis and kiwoom do"))?;
+        ensure!(!self.ranking.every.is_zero(), "ranking.every must not be 0");
+        ensure!(self.ranking.leaves_after > 0, "ranking.leaves_after must be at least 1");
+        self.request.validate()?;
+        let limits = self.budget.limits(ranking.limits(), &self.request, max_calls_variable().as_deref())?;
+        Ok((ranking, limits))
     }
 
     /// The provider that stands by: one whose trades have the same ids, because the exchange counts them.

@@ -10,11 +10,13 @@ use crate::ledger::{Action, Ledger};
 use crate::lines::Lines;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
+use crate::ranking::Rotation;
 use crate::state::StateFile;
 use marketflow_access::VenueClock;
-use marketflow_model::{Control, Source, Timestamp, Trade};
+use marketflow_model::{Control, Instrument, Source, Timestamp, Trade};
 use marketflow_providers::{Event, Provider};
 use marketflow_runtime::Stop;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -55,6 +57,8 @@ pub struct Feed {
     pub lines: Lines,
     /// Instruments that every provider takes on its lines.
     pub instruments_max: usize,
+    /// Who is followed by rank.
+    pub rotation: Rotation,
     /// To the venue by request.
     pub jobs: Jobs,
     /// What survives.
@@ -179,6 +183,7 @@ impl Feed {
                 self.lines.unsubscribe(&removed).await;
                 told(answer.send(Ok(removed)).is_ok());
             }
+            Request::Ranked(ranked) => self.rotate(&ranked, now, actions).await,
             Request::List(answer) => {
                 let list = self
                     .ledger
@@ -188,6 +193,25 @@ impl Feed {
                 told(answer.send(list).is_ok());
             }
         }
+    }
+
+    /// Gives the registrations that are given by rank to the most active; who leaves makes room first.
+    async fn rotate(&mut self, ranked: &[Instrument], now: Timestamp, actions: &mut Vec<Action>) {
+        let holding = self.ledger.ranked().clone();
+        let followed: BTreeSet<Instrument> = self.ledger.instruments().into_iter().collect();
+        let kept = |instrument: &Instrument| followed.contains(instrument) && !holding.contains(instrument);
+        let room = self.instruments_max.saturating_sub(followed.len() - holding.len());
+        let change = self.rotation.look(ranked, &holding, kept, room, now);
+        self.metrics.ranking_looks.inc();
+        let gone = self.ledger.let_go(&change.leave, now, actions);
+        self.lines.unsubscribe(&gone).await;
+        let come = self.ledger.bring_in(&change.enter, now, actions);
+        self.lines.subscribe(&come).await;
+        if !gone.is_empty() || !come.is_empty() {
+            info!(provider = self.provider.id, leave = ?gone, enter = ?come, "the most active instruments have changed");
+        }
+        self.metrics.ranked_changes.inc_by(come.len() as u64);
+        self.metrics.ranked.set(i64::try_from(self.ledger.ranked().len()).unwrap_or(i64::MAX));
     }
 
     /// Does what was decided, in order.

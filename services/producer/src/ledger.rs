@@ -8,6 +8,8 @@
 //!   subscription again and then answered by request. While it is open `complete_through` may go on: the gap pins its windows. The feed is
 //!   down only when no line is left.
 //! - What cannot be fetched any more is abandoned, aloud.
+//! - An instrument that only its rank brought in is let go without a hole: it is followed from its acknowledgement until then, and of its windows
+//!   only those that it entered or left in the middle miss something.
 //! - A halt lasts until the venue says that trading goes on, or a trade shows it.
 //! - Where a second provider stands by, only one of the two tells an instrument's trades at a time; what the other says meanwhile is held, and
 //!   fills what the one missed (`failover.rs`).
@@ -18,7 +20,7 @@ use crate::controls;
 use crate::failover::{self, Teller, Told};
 use crate::intake::{ConnectionNumber, Item};
 use crate::lines::Line;
-use marketflow_model::{Control, ControlKind, Feed, FeedState, Instrument, Source, Timestamp, Trade};
+use marketflow_model::{Control, ControlKind, Feed, FeedState, Instrument, Interval, Source, Timestamp, Trade};
 use marketflow_providers::{Cursor, Event, Malformed, Page, Provider, Repair};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map};
@@ -112,6 +114,12 @@ pub struct State {
     pub added: BTreeSet<Instrument>,
     /// Instruments left at run time, and up to when there was evidence of them.
     pub left: BTreeMap<Instrument, Option<Timestamp>>,
+    /// Of those added, the ones that only their rank brought in.
+    #[serde(default)]
+    pub ranked: BTreeSet<Instrument>,
+    /// Instruments that their rank had brought in and that were let go since.
+    #[serde(default)]
+    pub let_go: BTreeSet<Instrument>,
     /// Open gaps.
     pub gaps: BTreeMap<Instrument, Vec<Gap>>,
     /// Up to when a sweep confirmed each instrument: what the socket missed since is not known yet.
@@ -305,6 +313,8 @@ pub struct Ledger {
     instruments: BTreeMap<Instrument, Entry>,
     added: BTreeSet<Instrument>,
     left: BTreeMap<Instrument, Option<Timestamp>>,
+    ranked: BTreeSet<Instrument>,
+    let_go: BTreeSet<Instrument>,
     connections: BTreeMap<ConnectionNumber, Connection>,
     /// The settled connection that counts on each line.
     active: BTreeMap<Line, ConnectionNumber>,
@@ -340,6 +350,8 @@ impl Ledger {
             instruments: BTreeMap::new(),
             added: state.added,
             left: state.left,
+            ranked: state.ranked,
+            let_go: state.let_go,
             connections: BTreeMap::new(),
             active: BTreeMap::new(),
             // What any partition was promised before holds on: trades behind it need a gap, and it never goes back.
@@ -433,6 +445,8 @@ impl Ledger {
             instruments: self.instruments.iter().map(|(instrument, entry)| (instrument.clone(), entry.since)).collect(),
             added: self.added.clone(),
             left: self.left.clone(),
+            ranked: self.ranked.clone(),
+            let_go: self.let_go.clone(),
             gaps: self
                 .instruments
                 .iter()
@@ -458,10 +472,64 @@ impl Ledger {
         })
     }
 
+    /// The instruments that only their rank brought in.
+    pub fn ranked(&self) -> &BTreeSet<Instrument> {
+        &self.ranked
+    }
+
+    /// Adds instruments that their rank brings in; returns those that are new.
+    pub fn bring_in(&mut self, instruments: &[Instrument], now: Timestamp, out: &mut Vec<Action>) -> Vec<Instrument> {
+        let new = |instrument: &&Instrument| !self.instruments.contains_key(*instrument);
+        let new: Vec<Instrument> = instruments.iter().filter(new).cloned().collect();
+        let added = self.add(&new, now, out);
+        self.ranked.extend(added.iter().cloned());
+        added
+    }
+
+    /// Lets instruments go that only their rank brought in; returns those that were there. Nothing is missing of what is not followed any more, but
+    /// the windows that go on.
+    pub fn let_go(&mut self, instruments: &[Instrument], now: Timestamp, out: &mut Vec<Action>) -> Vec<Instrument> {
+        let here = |instrument: &&Instrument| self.ranked.contains(*instrument) && self.instruments.contains_key(*instrument);
+        let going: Vec<Instrument> = instruments.iter().filter(here).cloned().collect();
+        for instrument in &going {
+            let since = self.instruments.get(instrument).and_then(|entry| entry.since);
+            if let Some(from) = since.map(|since| self.complete_through.map_or(since, |complete| complete.max(since))) {
+                self.cut_windows(instrument, from, window_edges(from).1, "no longer followed", now, out);
+            }
+        }
+        let removed = self.remove(&going, now, out);
+        for instrument in &removed {
+            self.left.remove(instrument);
+            self.let_go.insert(instrument.clone());
+        }
+        removed
+    }
+
+    /// What is missing from windows because an instrument is not followed all through them.
+    fn cut_windows(
+        &mut self,
+        instrument: &Instrument,
+        from: Timestamp,
+        to: Timestamp,
+        reason: &str,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        if from >= to {
+            return;
+        }
+        let gap = Gap::found(self.next_gap_id(), from, Some(to));
+        for kind in [ControlKind::GapOpened, ControlKind::GapAbandoned] {
+            self.tell_gap(kind, instrument, &gap, gap.to, reason, now, out);
+        }
+    }
+
     /// Adds instruments at run time; returns those that are new.
     pub fn add(&mut self, instruments: &[Instrument], now: Timestamp, out: &mut Vec<Action>) -> Vec<Instrument> {
         let mut added = Vec::new();
         for instrument in instruments {
+            // Whoever is asked for stays, whatever its rank.
+            self.changed |= self.ranked.remove(instrument);
             if self.instruments.contains_key(instrument) {
                 continue;
             }
@@ -495,6 +563,7 @@ impl Ledger {
             }
             self.told_by_standby -= usize::from(entry.told.by == Teller::Standby);
             self.added.remove(instrument);
+            self.ranked.remove(instrument);
             self.left.insert(instrument.clone(), entry.since.map(|since| self.complete_through.map_or(since, |c| c.max(since))));
             for feed in self.feeds() {
                 let (instrument, reason) = (Some(instrument.clone()), "unsubscribed");
@@ -954,6 +1023,7 @@ impl Ledger {
         self.connections.entry(number).or_default();
         let up = self.up.contains(&Teller::of(number));
         let resolution = resolution_micros(self.provider);
+        let mut returns = false;
         let Some(entry) = self.instruments.get_mut(instrument) else { return };
         entry.subscribed_on.insert(number);
         if entry.told.by != Teller::of(number) {
@@ -970,10 +1040,14 @@ impl Ledger {
                 let control = controls::feed_state(&self.feed, Some(instrument.clone()), FeedState::Up, Some(now), reason, now);
                 out.push(Action::Control(control));
             }
+            returns = self.let_go.remove(instrument);
         }
         // The second (millisecond) of the acknowledgement is not checked: part of it was before.
         entry.checked_to.get_or_insert(whole(now, resolution).plus_micros(resolution));
         ask_for_gaps(instrument, entry, self.provider, out);
+        if returns {
+            self.cut_windows(instrument, window_edges(now).0, now, "followed again", now, out);
+        }
     }
 
     fn on_settled(&mut self, number: ConnectionNumber, at: Timestamp, now: Timestamp, out: &mut Vec<Action>) {
@@ -1240,6 +1314,13 @@ impl Ledger {
     fn connection_id(&self, number: ConnectionNumber) -> String {
         format!("{}-{}-{}", self.feed_of(Teller::of(number)), self.run, Line::name(number))
     }
+}
+
+/// The longest window that a time lies in.
+fn window_edges(at: Timestamp) -> (Timestamp, Timestamp) {
+    let longest = Interval::STANDARD.into_iter().max_by_key(|interval| interval.micros()).unwrap_or(Interval::ONE_MINUTE);
+    let open = at.window_open(longest);
+    (open, open.plus_micros(longest.micros()))
 }
 
 /// Why the stretch before a lost connection is a gap too.
@@ -2330,6 +2411,38 @@ pub(crate) mod tests {
         assert_eq!(scene.said(out), ["GapOpened 7.."]);
         let subscribed = Item::Event(Event::Subscribed { instrument: other });
         assert_eq!(scene.item(1, 61, subscribed), ["ask fill after None from 7"]);
+    }
+
+    #[test]
+    fn what_its_rank_brought_in_is_let_go_without_a_hole_and_begins_anew_when_it_returns() {
+        let mut scene = Scene::up(BTC);
+        scene.evidence(1, 100);
+        let other: Instrument = "BITSTAMP:ETHUSD".parse().unwrap();
+        let only = std::slice::from_ref(&other);
+        let mut out = Vec::new();
+        let kept = [scene.instrument.clone(), other.clone()];
+        assert_eq!(scene.ledger.bring_in(&kept, at(101), &mut out), *only);
+        assert_eq!(scene.ledger.ranked().iter().collect::<Vec<_>>(), [&other], "what is followed anyway is not");
+        let subscribed = || Item::Event(Event::Subscribed { instrument: other.clone() });
+        assert_eq!(scene.item(1, 102, subscribed()), ["FeedState Up 102.."]);
+        scene.evidence(1, 200);
+        let mut out = Vec::new();
+        assert_eq!(scene.ledger.let_go(&kept, at(200), &mut out), *only);
+        // Only the windows that it leaves in the middle miss something; the longest ends with a quarter of an hour.
+        assert_eq!(scene.said(out), ["GapOpened 198..1000", "GapAbandoned 198..1000", "FeedState Down .."]);
+        assert!(scene.ledger.instruments().contains(&scene.instrument) && scene.ledger.ranked().is_empty());
+        // A restart in between does not follow it, and it has no hole when it returns, but the windows that it enters in the middle.
+        let state = scene.ledger.changed_state().unwrap();
+        assert!(state.left.is_empty() && !state.added.contains(&other) && state.let_go.contains(&other));
+        scene.evidence(1, 1_100);
+        let mut out = Vec::new();
+        scene.ledger.bring_in(only, at(1_100), &mut out);
+        assert_eq!(scene.said(out), Vec::<String>::new());
+        let again = scene.item(1, 1_101, subscribed());
+        assert_eq!(again, ["FeedState Up 1101..", "GapOpened 1000..1101", "GapAbandoned 1000..1101"]);
+        // Whoever is asked for stays.
+        scene.ledger.add(only, at(1_102), &mut Vec::new());
+        assert_eq!(scene.ledger.let_go(only, at(1_103), &mut Vec::new()), Vec::<Instrument>::new());
     }
 
     #[test]

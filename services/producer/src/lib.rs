@@ -4,7 +4,8 @@
 //! nothing from what it carries.
 //!
 //! Read in this order: `websocket.rs` → `intake.rs` → `feed.rs` → `ledger.rs` → `publish.rs`; beside the path `lines.rs`, `failover.rs`,
-//! `backfill.rs`, `restart.rs`.
+//! `backfill.rs`, `ranking.rs`,
+//! `restart.rs`.
 //! `candles` is the other service of this crate: minute candles by request.
 //!
 //! Next: `websocket.rs`.
@@ -21,6 +22,7 @@ pub mod ledger;
 pub mod lines;
 pub mod metrics;
 pub mod publish;
+pub mod ranking;
 pub mod restart;
 pub mod state;
 pub mod websocket;
@@ -35,12 +37,14 @@ use feed::Feed;
 use intake::Intake;
 use ledger::{Ledger, LedgerSettings};
 use lines::Lines;
-use marketflow_access::{Passes, VenueClock};
+use marketflow_access::{self as access, Passes, SharedBudget, VenueClock};
 use marketflow_kafka::{Decoder, Producer, Registry};
 use marketflow_metadata::Store;
+use marketflow_model::Calendar;
 use marketflow_runtime::{Exit, ExitContext, Lifecycle, on_thread};
 use metrics::Metrics;
 use publish::Publisher;
+use ranking::{Look, Rotation};
 use state::StateFile;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -96,6 +100,19 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
             Some(lease) => Some(lease),
             None => return Ok(()),
         }
+    };
+    let ranking = match checked.ranking {
+        Some((ranking, limits)) => {
+            let passes = places.first().and_then(|(passes, ..)| passes.first().cloned().flatten());
+            let passes = passes.with_context(|| format!("{} issues no passes", provider.id))?;
+            let file = folder.join(format!("{}-budget-{}.json", provider.id, passes.owner()));
+            let budget = SharedBudget::new(&file, limits, metrics.access.clone())?;
+            let (spared, counted) = (config.budget.spared_for_live, metrics.access.clone());
+            let client =
+                access::Client::new(provider, &rest_url, &config.request, spared, passes, budget, clock.clone(), counted)?;
+            Some((Look::new(ranking, &config.ranking), client))
+        }
+        None => None,
     };
     let state_file = StateFile::new(&folder, provider.id);
     let state = state::merge(&checked.instruments, state_file.read()?);
@@ -159,13 +176,14 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
         requests,
         lines,
         instruments_max: checked.instruments_max,
+        rotation: Rotation::new(checked.rotation),
         jobs,
         state: state_file,
         metrics,
         heartbeat: HeartbeatPace::new(),
     };
     feed.begin(first_actions).await?;
-    lifecycle.routes(admin::routes(provider, request_sender));
+    lifecycle.routes(admin::routes(provider, request_sender.clone()));
     lifecycle.ready();
 
     // The feed ends last: it still writes what the sockets had read.
@@ -183,6 +201,10 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
             fed
         })
     };
+    let ranking_task = ranking.map(|(look, client)| {
+        let calendar = Calendar::of_venue(provider.venue);
+        tokio::spawn(ranking::watch(look, config.ranking.every, calendar, client, clock.clone(), request_sender, stop.clone()))
+    });
     let clock_task = tokio::spawn(clock.run());
     let asking_task = tokio::spawn(asking.run(job_queue, answer_sender));
     let work = async {
@@ -197,6 +219,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     };
     clock_task.abort();
     asking_task.abort();
+    ranking_task.iter().for_each(tokio::task::JoinHandle::abort);
     ended
 }
 

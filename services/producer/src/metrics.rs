@@ -1,7 +1,9 @@
 //! What is counted. Labels are few and bounded; instruments are not among them.
 
+use marketflow_access as access;
 use marketflow_runtime::Metrics as Registry;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use std::sync::Arc;
 
 /// Every metric of the service.
 pub struct Metrics {
@@ -18,7 +20,7 @@ pub struct Metrics {
     /// Gaps open now.
     pub gaps_open: IntGauge,
     /// Requests to the venue.
-    pub requests: IntCounterVec,
+    pub access: Arc<access::Metrics>,
     /// Trades recovered by request.
     pub backfilled: IntCounter,
     /// Trades waiting between socket and feed.
@@ -33,6 +35,12 @@ pub struct Metrics {
     pub subscriptions: IntGaugeVec,
     /// Instruments whose trades each provider tells now.
     pub told: IntGaugeVec,
+    /// Rankings looked at.
+    pub ranking_looks: IntCounter,
+    /// Instruments that their rank brought in.
+    pub ranked_changes: IntCounter,
+    /// Instruments followed by rank now.
+    pub ranked: IntGauge,
     /// Where the feed is complete to.
     pub complete_through: IntGauge,
     /// From the venue's clock to ours.
@@ -61,11 +69,7 @@ impl Metrics {
                 &["kind"],
             ),
             gaps_open: registry.gauge("marketflow_gaps_open", "gaps neither filled nor abandoned"),
-            requests: registry.counter_vec(
-                "marketflow_provider_requests_total",
-                "requests to the venue",
-                &["provider", "outcome"],
-            ),
+            access: Arc::new(access::Metrics::new(registry)),
             backfilled: registry.counter("marketflow_trades_backfilled_total", "trades recovered by request"),
             queue_trades: registry.gauge("marketflow_intake_trades", "trades waiting between socket and feed"),
             overflowed: registry.counter("marketflow_intake_overflow_total", "trades dropped for want of room; each opens a gap"),
@@ -78,6 +82,10 @@ impl Metrics {
                 "instruments whose trades this provider tells now; where one stands by, the other tells",
                 &["provider"],
             ),
+            ranking_looks: registry
+                .counter("marketflow_ranking_looks_total", "rankings of the most active instruments looked at"),
+            ranked_changes: registry.counter("marketflow_ranking_entered_total", "instruments that their rank brought in"),
+            ranked: registry.gauge("marketflow_instruments_ranked", "instruments followed by rank now"),
             complete_through: registry.gauge(
                 "marketflow_complete_through_timestamp_seconds",
                 "event time up to which the feed is complete, open gaps excepted",

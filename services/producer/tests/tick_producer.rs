@@ -5,7 +5,7 @@
 
 use anyhow::{Context, ensure};
 use marketflow_contract::topics;
-use marketflow_model::{Condition, Control, ControlKind, Envelope, Timestamp, Trade};
+use marketflow_model::{Condition, Control, ControlKind, Envelope, FeedState, Timestamp, Trade};
 use marketflow_testkit::{Located, Simulator, TestStack, effects, eventually};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,6 +82,172 @@ async fn told_or_in_a_gap(
     ensure!(!log.contains("the-application"), "a credential was logged");
     std::fs::remove_file(&keys)?;
     stack.stop().await;
+    Ok(())
+}
+
+/// Registrations that the ranking fills, and the looks it takes to leave: two, two minutes apart.
+const SLOTS: usize = 3;
+/// Three that are the most active at first and then halted, and three that overtake them.
+const RANKED: [&str; 6] = ["000110", "000120", "000130", "000210", "000220", "000230"];
+/// Between a look and what comes of it, on the venue's clock: two looks, and a loaded machine.
+const SOON_US: i64 = 15 * 60_000_000;
+
+/// All 41 registrations of the key are taken all the time: 38 as configured, the rest by rank.
+#[tokio::test(flavor = "multi_thread")]
+async fn kis_slots_follow_the_ranking_and_the_broker_never_sees_a_42nd_registration() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let mut stack = TestStack::start_with(&["kafka", "registry"]).await.unwrap();
+    let listing = |code: &str| match code.as_bytes()[3] {
+        b'1' => format!(r#"{{code="{code}",base=100000,halts=[["09:08:00","09:52:00"]]}}"#),
+        b'2' => format!(r#"{{code="{code}",base=80000}}"#),
+        _ => format!(r#"{{code="{code}",base=50000}}"#),
+    };
+    let listings: Vec<String> = ["000010"].iter().chain(&RANKED).map(|code| listing(code)).collect();
+    let tape = format!(r#"[{{kind="krx-day",date="2026-11-20",trades=42000,listings=[{}]}}]"#, listings.join(","));
+    let settings = [
+        ("tapes", tape.as_str()),
+        ("range.to", "2026-11-20T01:00:00Z"),
+        ("start.automatic", "false"),
+        ("clock.speed", "240x"),
+        ("clock.tail", "12m"),
+    ];
+    let simulator = Simulator::start_with(&mut stack, &settings).await.unwrap();
+    let keys = std::env::temp_dir().join(format!("marketflow-ranking-{}.env", std::process::id()));
+    std::fs::write(&keys, "KIS_APP_KEY=key\nKIS_APP_SECRET=secret\n").unwrap();
+    let kept: Vec<String> =
+        (0..38).map(|number| format!(r#""KRX:{:06}""#, if number == 0 { 10 } else { 100_000 + number })).collect();
+    let more = [
+        ("provider.instruments", format!("[{}]", kept.join(","))),
+        ("provider.credentials_file", keys.display().to_string()),
+        ("ranking.slots", SLOTS.to_string()),
+        ("ranking.every", "2m".to_owned()),
+        ("ranking.leaves_after", "2".to_owned()),
+        ("ranking.stay_min", "4m".to_owned()),
+        ("clock.poll_interval", "20ms".to_owned()),
+    ];
+    let more: Vec<(&str, &str)> = more.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    simulator.start_tick_producer(&mut stack, "kis", "kis/tryitout", "KRX:000010", &more).await.unwrap();
+    let subscriptions = format!("http://127.0.0.1:{}/subscriptions", stack.parts.config().ports.tick_producer);
+    eventually(PATIENCE, async || {
+        let all: Vec<Value> = serde_json::from_str(&reqwest::get(&subscriptions).await?.text().await?)?;
+        ensure!(all.len() == 38 && all.iter().all(|of| of["acknowledged"] == true), "{all:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    simulator.post("start", &Value::Null).await.unwrap();
+    eventually(PATIENCE, async || {
+        let clock: Value = serde_json::from_str(&simulator.get("clock").await?)?;
+        ensure!(clock["finished"].as_bool() == Some(true), "still playing: {clock}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let truth = simulator.truth().await.unwrap();
+    let status: Value = serde_json::from_str(&simulator.get("status").await.unwrap()).unwrap();
+    let log = std::fs::read_to_string(stack.parts.config().home.join("logs/tick-producer.log")).unwrap();
+    assert_eq!((&status["kis_registrations_excess"], &status["kis_excess"]), (&0.into(), &0.into()), "{status} {log}");
+    assert!(status["kis_calls"].as_u64() >= Some(10), "{status}");
+    assert!(!log.contains("not acknowledged"), "{log}");
+    eventually(Duration::from_secs(60), async || judge_of_ranks(&stack, &truth).await).await.unwrap();
+    std::fs::remove_file(&keys).unwrap();
+    stack.stop().await;
+}
+
+/// Who was followed when, of those that are followed by rank; and of each that all of its trades then are in the log, and no others.
+async fn judge_of_ranks(stack: &TestStack, truth: &[Value]) -> anyhow::Result<()> {
+    let trades = stack.read::<Trade>(topics::TRADES).await?;
+    let controls = stack.read::<Control>(topics::TRADES).await?;
+    let happened: Vec<(&str, i64, i128, &str)> = truth
+        .iter()
+        .filter(|line| line["line"] == "trade")
+        .map(|line| {
+            let whole = |name: &str| line[name].as_str().unwrap().parse::<i128>().unwrap();
+            let code = line["instrument"].as_str().unwrap().trim_start_matches("KRX:");
+            (code, line["event_time_us"].as_i64().unwrap(), whole("price") * whole("size"), line["id"].as_str().unwrap())
+        })
+        .collect();
+    let first_by = |at: i64| {
+        let turnover =
+            |code: &str| happened.iter().filter(|(of, time, ..)| *of == code && *time <= at).map(|of| of.2).sum::<i128>();
+        let mut by_rank: Vec<&str> = RANKED.to_vec();
+        by_rank.sort_by_key(|code| std::cmp::Reverse(turnover(code)));
+        by_rank.truncate(SLOTS);
+        by_rank
+    };
+    let times: BTreeSet<i64> = happened.iter().map(|(_, time, ..)| time - time.rem_euclid(30_000_000)).collect();
+    let was_first =
+        |code: &str, is: bool, until: i64| times.range(until - SOON_US..=until).any(|at| first_by(*at).contains(&code) == is);
+
+    let last = *times.last().context("nothing happened")?;
+    let (mut followed_at_the_end, mut changes) = (Vec::new(), 0);
+    for code in RANKED {
+        let of = |instrument: Option<&marketflow_model::Instrument>| instrument.is_some_and(|i| i.symbol() == code);
+        let mut log: BTreeMap<i64, Result<&Trade, &Control>> = BTreeMap::new();
+        log.extend(trades.iter().filter(|t| of(Some(&t.record.instrument))).map(|t| (t.offset, Ok(&t.record))));
+        log.extend(controls.iter().filter(|c| of(c.record.instrument.as_ref())).map(|c| (c.offset, Err(&c.record))));
+        // From when, and up to when where it was let go.
+        let (mut stretches, mut gap_from): (Vec<(i64, Option<i64>)>, _) = (Vec::new(), None);
+        let mut received = BTreeSet::new();
+        for record in log.into_values() {
+            let is_followed = stretches.last().is_some_and(|(_, to)| to.is_none());
+            match record {
+                Ok(trade) => {
+                    ensure!(is_followed, "a trade of {code} while it is not followed: {trade:?}");
+                    ensure!(received.insert(trade.trade_id.as_deref().unwrap_or_default()), "twice: {trade:?}");
+                }
+                Err(control) => match (control.kind, control.state) {
+                    (ControlKind::FeedState, FeedState::Up) => {
+                        let from = control.from.context("from when")?.micros();
+                        ensure!(
+                            !is_followed && was_first(code, true, from),
+                            "{code} enters, but it is not among the first: {control:?}"
+                        );
+                        stretches.push((from, None));
+                        changes += 1;
+                    }
+                    (ControlKind::FeedState, FeedState::Down) => {
+                        let stretch = stretches.last_mut().context("it was never followed")?;
+                        ensure!(
+                            was_first(code, false, control.clock.micros()),
+                            "{code} leaves, but it is among the first: {control:?}"
+                        );
+                        *stretch = (stretch.0, Some(gap_from.take().context("no word up to when")?));
+                    }
+                    (ControlKind::GapOpened, _) => {
+                        ensure!(
+                            control.reason.as_deref().is_some_and(|reason| reason.contains("followed")),
+                            "a gap: {control:?}"
+                        );
+                        gap_from = control.from.map(Timestamp::micros);
+                    }
+                    (ControlKind::GapAbandoned, _) => {}
+                    _ => anyhow::bail!("{control:?}"),
+                },
+            }
+        }
+        for (from, to) in &stretches {
+            // The acknowledgement is stamped when it is read, and a second of the venue's clock is four thousandths of ours.
+            let told =
+                happened.iter().filter(|(of, at, ..)| *of == code && *at >= from + 30_000_000 && to.is_none_or(|to| *at < to));
+            let missing = told.filter(|(.., id)| !received.contains(id)).count();
+            ensure!(missing == 0, "{missing} trades of {code} between {from} and {to:?} are not in Kafka");
+        }
+        if stretches.last().is_some_and(|(_, to)| to.is_none()) {
+            followed_at_the_end.push(code);
+        }
+    }
+    let mut first = first_by(last + SOON_US);
+    first.sort_unstable();
+    ensure!(followed_at_the_end == first, "{followed_at_the_end:?} are followed, {first:?} are the most active");
+    ensure!(changes > SLOTS + 1, "hardly anything changed, so hardly anything was tested: {changes}");
+    let kept: BTreeSet<&str> = trades
+        .iter()
+        .filter(|trade| trade.record.instrument.symbol() == "000010")
+        .filter_map(|trade| trade.record.trade_id.as_deref())
+        .collect();
+    let all = happened.iter().filter(|(code, ..)| *code == "000010").count();
+    ensure!(kept.len() == all, "{} of {all} trades of what is always followed", kept.len());
     Ok(())
 }
 

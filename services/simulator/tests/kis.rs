@@ -239,3 +239,36 @@ async fn todays_minutes_are_those_of_the_trades_played() {
         assert!((number(&pair[0], "stck_lwpr") * volume..=number(&pair[0], "stck_hgpr") * volume).contains(&own), "{pair:?}");
     }
 }
+
+#[tokio::test]
+async fn the_most_active_are_ranked_by_money_or_volume_of_what_has_happened() {
+    let simulator = simulator("[kis]\ncalls_per_second = 1000\n").await;
+    let token = token_of(&simulator, "a").await;
+    let rank = async |belonging: &str, screen: &str| {
+        let url = format!(
+            "http://{}/kis/uapi/domestic-stock/v1/quotations/volume-rank?FID_COND_MRKT_DIV_CODE=J&FID_COND_SCR_DIV_CODE={screen}\
+             &FID_INPUT_ISCD=0000&FID_DIV_CLS_CODE=0&FID_BLNG_CLS_CODE={belonging}&FID_TRGT_CLS_CODE=111111111",
+            simulator.wire
+        );
+        let request = reqwest::Client::new().get(url).header("authorization", format!("Bearer {token}"));
+        let request = request.header("appkey", "a").header("appsecret", "s").header("tr_id", "FHPST01710000");
+        request.send().await.unwrap().json::<Value>().await.unwrap()
+    };
+    assert_eq!(rank("3", "20171").await["output"], json!([]), "nothing has happened");
+    assert_eq!(
+        (&rank("3", "20170").await["msg_cd"], &rank("7", "20171").await["msg_cd"]),
+        (&json!("OPSQ2001"), &json!("OPSQ2001"))
+    );
+    simulator.post("/start", json!({})).await;
+    while simulator.admin("/status").await["finished"] != json!(true) {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    for (belonging, field) in [("3", "acml_tr_pbmn"), ("0", "acml_vol")] {
+        let answer = rank(belonging, "20171").await;
+        let rows = answer["output"].as_array().unwrap();
+        let values: Vec<i64> = rows.iter().map(|row| row[field].as_str().unwrap().parse().unwrap()).collect();
+        assert!(rows.len() == 3 && values.is_sorted_by(|a, b| a >= b) && values[2] > 0, "{answer}");
+        assert_eq!(rows.iter().map(|row| row["data_rank"].as_str().unwrap()).collect::<Vec<_>>(), ["1", "2", "3"]);
+        assert!(rows.iter().all(|row| row.as_object().unwrap().values().all(Value::is_string)), "{answer}");
+    }
+}

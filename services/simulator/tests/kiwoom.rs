@@ -217,3 +217,29 @@ async fn the_day_arrives_whole_with_signs_books_and_interruptions() {
     let auctions = trades.iter().filter(|trade| !trade["15"].as_str().unwrap().starts_with(['+', '-'])).count();
     assert_eq!(auctions, 3, "opening, after the interruption, closing");
 }
+
+#[tokio::test]
+async fn the_most_active_are_two_calls_one_by_volume_and_one_by_money() {
+    let simulator = simulator("[kiwoom]\ncalls_of_one = 1000\ncalls_per_second = 1000\n").await;
+    let token = token(&simulator).await;
+    simulator.post("/start", json!({})).await;
+    while simulator.admin("/status").await["finished"] != json!(true) {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let bearer = format!("Bearer {token}");
+    let ask = async |api_id: &str, body: Value| {
+        post(&simulator, "/api/dostk/rkinfo", &[("api-id", api_id), ("authorization", bearer.as_str())], body).await.body
+    };
+    let by_money = json!({"mrkt_tp": "000", "mang_stk_incls": "1", "stex_tp": "1"});
+    let answer = ask("ka10032", by_money.clone()).await;
+    let rows = answer["trde_prica_upper"].as_array().unwrap();
+    let money: Vec<i64> = rows.iter().map(|row| row["trde_prica"].as_str().unwrap().parse().unwrap()).collect();
+    assert!(rows.len() == 3 && money.is_sorted_by(|a, b| a >= b) && rows[0]["now_rank"] == "1", "{answer}");
+    assert_eq!(code(&ask("ka10030", by_money).await), "1511", "volume takes more parameters");
+    let by_volume = json!({"mrkt_tp": "000", "sort_tp": "1", "mang_stk_incls": "0", "crd_tp": "0", "trde_qty_tp": "0", "pric_tp": "0",
+        "trde_prica_tp": "0", "mrkt_open_tp": "0", "stex_tp": "1"});
+    let answer = ask("ka10030", by_volume).await;
+    let rows = answer["tdy_trde_qty_upper"].as_array().unwrap();
+    let shares: Vec<i64> = rows.iter().map(|row| row["trde_qty"].as_str().unwrap().parse().unwrap()).collect();
+    assert!(rows.len() == 3 && shares.is_sorted_by(|a, b| a >= b), "{answer}");
+}

@@ -11,6 +11,7 @@ mod investors;
 mod login;
 mod master;
 mod parse;
+mod ranking;
 mod rest;
 
 use crate::{CallLimits, FeedKind, Limits, Provider, krx};
@@ -22,6 +23,7 @@ pub use days::KisDays;
 pub use investors::KisInvestors;
 pub use login::KisLogin;
 pub use master::KisMaster;
+pub use ranking::KisRanking;
 
 /// Name of the customer's application key.
 pub const APP_KEY: &str = "KIS_APP_KEY";

@@ -3,7 +3,7 @@
 //! Everything is a text, numbers too. Errors come with any HTTP status: the body is read first.
 //! **Source**: the broker's portal pages and its public samples, read 2026-11.
 //!
-//! Next: `candles.rs`, `master.rs`.
+//! Next: `candles.rs`, `master.rs`, `ranking.rs`.
 
 use super::{APP_KEY, APP_SECRET};
 use crate::number::shown;
@@ -19,7 +19,7 @@ pub(super) const PATH: &str = "/uapi/domestic-stock/v1/quotations";
 const AFTER_EXCESS: Duration = Duration::from_millis(1_100);
 
 /// A call of the name `tr_id`.
-pub(super) fn request(path_and_query: String, tr_id: &'static str, credentials: &Credentials, pass: &Secret) -> CallRequest {
+pub(super) fn request(path_and_query: String, tr_id: &str, credentials: &Credentials, pass: &Secret) -> CallRequest {
     let headers = vec![
         ("content-type", Secret::new("application/json; charset=utf-8")),
         ("authorization", Secret::new(format!("Bearer {}", pass.expose()))),

@@ -11,6 +11,7 @@ mod investors;
 mod login;
 mod master;
 mod parse;
+mod ranking;
 pub mod rest;
 
 use crate::{CallLimits, FeedKind, Limits, Provider, krx};
@@ -22,6 +23,7 @@ pub use days::KiwoomDays;
 pub use investors::KiwoomInvestors;
 pub use login::KiwoomLogin;
 pub use master::KiwoomMaster;
+pub use ranking::KiwoomRanking;
 
 /// Name of the customer's application key.
 pub const APP_KEY: &str = "KIWOOM_APP_KEY";

@@ -4,11 +4,11 @@
 //! the body unchanged. Errors come with any status: the body is read first. Payload values are texts.
 //! **Source**: the broker's manual on ka10080 and ka10099, read 2026-11.
 //!
-//! Next: `candles.rs`, `master.rs`.
+//! Next: `candles.rs`, `master.rs`, `ranking.rs`.
 
 use super::login::code_in;
 use crate::number::shown;
-use crate::{CallError, RestAnswer, Secret, excerpt};
+use crate::{ActiveBy, CallError, RestAnswer, Secret, excerpt};
 use marketflow_model::Instrument;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -56,6 +56,18 @@ impl Call {
         Self { path: "/api/dostk/stkinfo", api_id: "ka10099", body: format!(r#"{{"mrkt_tp":"{market}"}}"#) }
     }
 
+    /// The most active instruments of both markets at the Korea Exchange, those under administration too.
+    pub fn most_active(by: ActiveBy) -> Self {
+        let (api_id, body) = match by {
+            ActiveBy::Turnover => ("ka10032", r#"{"mrkt_tp":"000","mang_stk_incls":"1","stex_tp":"1"}"#),
+            ActiveBy::Volume => (
+                "ka10030",
+                r#"{"mrkt_tp":"000","sort_tp":"1","mang_stk_incls":"0","crd_tp":"0","trde_qty_tp":"0","pric_tp":"0","trde_prica_tp":"0","mrkt_open_tp":"0","stex_tp":"1"}"#,
+            ),
+        };
+        Self { path: "/api/dostk/rkinfo", api_id, body: body.to_owned() }
+    }
+
     /// Its headers; `further` is what [`further`] said of the answer before.
     pub fn headers(&self, token: &Secret, further: Option<&str>) -> Vec<(&'static str, Secret)> {
         let mut headers = vec![
@@ -78,10 +90,13 @@ pub fn further<'a>(header: &dyn Fn(&'static str) -> Option<&'a str>) -> Option<&
 /// Every answer's end, and the rows of those that are asked for here.
 #[derive(Deserialize)]
 pub(super) struct Envelope<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow, default, alias = "returnCode")]
     return_code: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, alias = "returnMsg")]
     return_msg: Option<Cow<'a, str>>,
+    /// Whether the broker says that there is no data.
+    #[serde(skip)]
+    pub(super) is_empty: bool,
     #[serde(borrow, default)]
     pub(super) stk_min_pole_chart_qry: Option<Vec<&'a RawValue>>,
     #[serde(borrow, default)]
@@ -90,6 +105,10 @@ pub(super) struct Envelope<'a> {
     pub(super) stk_invsr_orgn: Option<Vec<&'a RawValue>>,
     #[serde(borrow, default)]
     pub(super) list: Option<Vec<&'a RawValue>>,
+    #[serde(borrow, default)]
+    pub(super) tdy_trde_qty_upper: Option<Vec<&'a RawValue>>,
+    #[serde(borrow, default)]
+    pub(super) trde_prica_upper: Option<Vec<&'a RawValue>>,
 }
 
 /// What an answer holds, whatever its status says; no data is an answer without rows.
@@ -106,8 +125,8 @@ pub(super) fn envelope(answer: RestAnswer<'_>) -> Result<Envelope<'_>, CallError
     let words = envelope.return_msg.as_deref().unwrap_or_default();
     let detail = shown(words).into_owned();
     match (envelope.return_code.map(|code| code.get().trim_matches('"')), code_in(words)) {
-        // 20: there is no data.
-        (Some("0" | "20"), _) => Ok(envelope),
+        (Some("0"), _) => Ok(envelope),
+        (Some("20"), _) => Ok(Envelope { is_empty: true, ..envelope }),
         (_, Some(1700)) => Err(CallError::Limited { wait: AFTER_EXCESS, detail }),
         (_, Some(8003 | 8005 | 8103)) => Err(CallError::Pass { detail }),
         (_, Some(1999)) => Err(CallError::Unavailable { detail }),

@@ -241,6 +241,10 @@ pub(super) fn of<'a>(parameters: &'a HashMap<String, String>, name: &str) -> &'a
     parameters.get(name).map(String::as_str).unwrap_or_default()
 }
 
+pub(super) fn wrong_input() -> Response {
+    Refusal(200, "OPSQ2001", "ERROR : INPUT FIELD NOT FOUND").into_response()
+}
+
 pub(super) fn wrong_date() -> Response {
     Refusal(200, "OPSQ2001", "ERROR : INPUT INVALID_CHECK_DATE").into_response()
 }
@@ -271,7 +275,7 @@ fn admit(simulation: &Simulation, headers: &HeaderMap, tr_id: &str) -> Result<()
     if of("tr_id") != tr_id {
         return Err(Refusal(500, "OPSQ0002", "없는 서비스 코드 입니다"));
     }
-    if config.paper && ["FHKST03010230", "FHPTJ04160001", "CTPF1002R"].contains(&tr_id) {
+    if config.paper && ["FHKST03010230", "FHPTJ04160001", "CTPF1002R", "FHPST01710000"].contains(&tr_id) {
         return Err(Refusal(500, "EGW00213", "모의투자 TR 이 아닙니다."));
     }
     Ok(())

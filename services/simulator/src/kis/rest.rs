@@ -1,8 +1,8 @@
 //! KIS's token and approval calls, with their limits and their own error envelope.
 //! Next: `server.rs`.
 
-use super::investors;
 use super::quotations::{self, Calls};
+use super::{investors, ranking};
 use crate::seed;
 use crate::simulation::Simulation;
 use axum::Router;
@@ -33,6 +33,7 @@ pub fn routes() -> Router<Arc<Simulation>> {
         .route("/uapi/domestic-stock/v1/quotations/inquire-daily-itemchartprice", get(quotations::days))
         .route("/uapi/domestic-stock/v1/quotations/search-stock-info", get(quotations::instrument))
         .route("/uapi/domestic-stock/v1/quotations/inquire-price", get(quotations::price))
+        .route("/uapi/domestic-stock/v1/quotations/volume-rank", get(ranking::volume_rank))
         .route("/uapi/domestic-stock/v1/quotations/investor-trade-by-stock-daily", get(investors::daily))
         .fallback(async || {
             (StatusCode::NOT_FOUND, axum::Json(json!({"rt_cd": "1", "msg_cd": "OPSQ0002", "msg1": "없는 서비스 코드 입니다"})))

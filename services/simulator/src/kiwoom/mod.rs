@@ -1,7 +1,7 @@
 //! Kiwoom (키움증권 REST API): token calls, charts and lists, and the real-time WebSocket as they are on the wire, over the same day of the Korea
 //! Exchange as KIS (`../kis/day.rs`): one market, told by two brokers.
 //!
-//! Played: `au10001`, `au10002`; `ka10001`, `ka10080`, `ka10099`, `ka10100` with their limits, paging and errors; LOGIN, REG, REMOVE, PING, and the
+//! Played: `au10001`, `au10002`; `ka10001`, `ka10080`, `ka10030`, `ka10032`, `ka10099`, `ka10100` with their limits, paging and errors; LOGIN, REG, REMOVE, PING, and the
 //! real-time types `0B` (several entries in a frame too), `0D`, `1h`. Not played: other calls (1505), other real-time types (registered, then
 //! silent), NXT. Next: `socket.rs`, then `rest.rs`.
 
@@ -9,7 +9,7 @@ pub mod rest;
 pub mod socket;
 
 /// A price as Kiwoom shows it: signed by how it stands to the close of the day before.
-fn signed(price: i64, base: i64) -> String {
+pub(crate) fn signed(price: i64, base: i64) -> String {
     match price.cmp(&base) {
         std::cmp::Ordering::Greater => format!("+{price}"),
         std::cmp::Ordering::Less => format!("-{price}"),

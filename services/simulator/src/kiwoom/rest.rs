@@ -6,6 +6,7 @@ use crate::config::KiwoomConfig;
 use crate::kis::history::{self, MinuteRow};
 use crate::kis::investors;
 use crate::kis::master::{self, Listed};
+use crate::kis::ranking;
 use crate::kis::socket::{korean, percent, whole};
 use crate::market::{Market, Venue};
 use crate::seed;
@@ -31,11 +32,16 @@ const DONE: &str = "정상적으로 처리되었습니다";
 const CALLS: &[(&str, &str)] = &[
     ("ka10080", "/api/dostk/chart"),
     ("ka10081", "/api/dostk/chart"),
+    ("ka10030", "/api/dostk/rkinfo"),
+    ("ka10032", "/api/dostk/rkinfo"),
     ("ka10001", "/api/dostk/stkinfo"),
     ("ka10059", "/api/dostk/stkinfo"),
     ("ka10099", "/api/dostk/stkinfo"),
     ("ka10100", "/api/dostk/stkinfo"),
 ];
+
+/// Rows of one ranking.
+const RANKING_ROWS: usize = 100;
 
 /// The routes below `/kiwoom`.
 pub fn routes() -> Router<Arc<Simulation>> {
@@ -242,6 +248,8 @@ async fn call(
     let page = match api_id.as_str() {
         "ka10080" => minutes(&simulation, &request, from),
         "ka10081" => days(&simulation, &request, from),
+        "ka10030" => most_active(&simulation, &request, from, true),
+        "ka10032" => most_active(&simulation, &request, from, false),
         "ka10001" => basic(&simulation, &request),
         "ka10059" => investors(&simulation, &request, from),
         "ka10100" => find(&simulation, &request).map(|market| Page { body: named(&simulation, market), next: None }),
@@ -368,6 +376,24 @@ fn investors(simulation: &Simulation, request: &Value, from: &str) -> Result<Pag
     let next = more.first().map(|day| day.date.strftime("%Y%m%d").to_string());
     let rows: Vec<Value> = days.iter().map(|day| investors::kiwoom_row(day, is_shares)).collect();
     Ok(Page { body: json!({"stk_invsr_orgn": rows}), next })
+}
+
+/// `ka10030` by volume, `ka10032` by money; the name of a page is the place of its first.
+fn most_active(simulation: &Simulation, request: &Value, from: &str, by_volume: bool) -> Result<Page, Refusal> {
+    let required: &[&str] = if by_volume {
+        &["mrkt_tp", "sort_tp", "mang_stk_incls", "crd_tp", "trde_qty_tp", "pric_tp", "trde_prica_tp", "mrkt_open_tp", "stex_tp"]
+    } else {
+        &["mrkt_tp", "mang_stk_incls", "stex_tp"]
+    };
+    if let Some(name) = required.iter().find(|name| request[**name].as_str().is_none_or(str::is_empty)) {
+        return Err(wrong(&format!("입력값이 올바르지 않습니다[1511:필수 입력 파라미터가 누락되었습니다. {name}]")));
+    }
+    let (size, first) = (RANKING_ROWS, from.parse().unwrap_or(0));
+    let active = ranking::most_active(simulation, by_volume);
+    let next = (active.len() > first + size).then(|| (first + size).to_string());
+    let shown = active.iter().enumerate().skip(first).take(size);
+    let rows: Vec<Value> = shown.map(|(place, of)| ranking::kiwoom_row(place + 1, of, by_volume)).collect();
+    Ok(Page { body: json!({if by_volume { "tdy_trde_qty_upper" } else { "trde_prica_upper" }: rows}), next })
 }
 
 /// A day's rows of so many minutes each, oldest first.
