@@ -66,6 +66,19 @@ impl Symbols {
         }
         Ok(Self { all, active })
     }
+
+    /// The same in a broker's order: those it ranks first, and they count as the most active; then the others as they are. A ranking that names none
+    /// of them changes nothing.
+    #[must_use]
+    pub fn most_active_first(self, ranked: &[Instrument]) -> Self {
+        let first: Vec<Instrument> = ranked.iter().filter(|instrument| self.all.contains(instrument)).cloned().collect();
+        if first.is_empty() {
+            return self;
+        }
+        let active = first.len();
+        let others = self.all.into_iter().filter(|instrument| !first.contains(instrument));
+        Self { all: first.iter().cloned().chain(others).collect(), active }
+    }
 }
 
 fn set(name: &str, home: &Path) -> anyhow::Result<SetFile> {
@@ -118,6 +131,18 @@ mod tests {
             assert!(error.contains(problem), "{error}");
         }
         assert!(read(&[""]).is_err());
+    }
+
+    #[test]
+    fn a_ranking_comes_before_the_sets_own_order() {
+        let codes = |symbols: &Symbols| symbols.all.iter().map(|instrument| instrument.symbol().to_owned()).collect::<Vec<_>>();
+        let ranked: Vec<Instrument> = ["035420", "999999", "005930"].map(|code| Instrument::new("KRX", code).unwrap()).to_vec();
+        let asked = || read(&["005930", "000660", "035420"]).unwrap();
+        let by_rank = asked().most_active_first(&ranked);
+        assert_eq!((codes(&by_rank), by_rank.active), (["035420", "005930", "000660"].map(str::to_owned).to_vec(), 2));
+        for none in [&ranked[1..2], &[]] {
+            assert_eq!(asked().most_active_first(none), asked());
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ rules. Daily candles (--interval 1d) stay what they are: rows of the view candle
 
 Examples:
   marketflow backfill --provider kis --symbols @krx97 --days 30 --result minute_data_collection_results.json
+  marketflow backfill --provider kis --symbols @krx97 --active-by turnover
   marketflow backfill --provider kiwoom --symbols 005930 000660 --days 5 --until 2026-11-20
   marketflow backfill --provider kis --interval 1d --days 3650 --symbols @krx97")]
 pub struct Args {
@@ -37,6 +38,9 @@ pub struct Args {
     /// Last day, such as 2026-11-20; without it the last one whose session is over
     #[arg(long, value_name = "DAY")]
     until: Option<String>,
+    /// Which symbols come first: as their set lists them (set), or by the broker's ranking of the day (turnover, volume)
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = First::Set)]
+    active_by: First,
     /// Ask again for days that are there already
     #[arg(long)]
     again: bool,
@@ -48,6 +52,28 @@ pub struct Args {
     json: bool,
 }
 
+/// Which symbols come first.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum First {
+    /// As their set lists them
+    Set,
+    /// By the broker's ranking of the day's money
+    Turnover,
+    /// By its ranking of the day's shares
+    Volume,
+}
+
+impl First {
+    fn setting(self) -> String {
+        match self {
+            Self::Set => "set",
+            Self::Turnover => "turnover",
+            Self::Volume => "volume",
+        }
+        .to_owned()
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -57,6 +83,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     let settings = [
         ("backfill.days", args.days.to_string()),
         ("backfill.until", format!("{:?}", args.until.unwrap_or_default())),
+        ("backfill.active_by", args.active_by.setting()),
         ("backfill.again", args.again.to_string()),
         ("backfill.result", format!("{result:?}")),
     ];

@@ -9,7 +9,7 @@ use marketflow_kafka::{KafkaConfig, RegistryConfig};
 use marketflow_metadata::MetadataConfig;
 use marketflow_pacing::Limits;
 use marketflow_providers::days::{Days, days_of};
-use marketflow_providers::{Candles, Master, Provider, by_id, candles_of, master_of};
+use marketflow_providers::{ActiveBy, Candles, Master, Provider, by_id, candles_of, master_of};
 use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -102,12 +102,37 @@ pub struct BackfillConfig {
     pub days: u32,
     /// Last day; empty = the last one whose session is over.
     pub until: String,
+    /// Which symbols come first.
+    pub active_by: ActiveFirst,
     /// Symbols at once.
     pub parallel: usize,
     /// Whether days that are there already are asked for again.
     pub again: bool,
     /// File of the result; empty = none.
     pub result: PathBuf,
+}
+
+/// Who the most active are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActiveFirst {
+    /// As the set of symbols says.
+    Set,
+    /// By the broker's ranking of the day's money.
+    Turnover,
+    /// By its ranking of the day's shares.
+    Volume,
+}
+
+impl ActiveFirst {
+    /// What the broker is asked for; `None`: nothing.
+    pub const fn ranking(self) -> Option<ActiveBy> {
+        match self {
+            Self::Set => None,
+            Self::Turnover => Some(ActiveBy::Turnover),
+            Self::Volume => Some(ActiveBy::Volume),
+        }
+    }
 }
 
 /// Section `[live]`.

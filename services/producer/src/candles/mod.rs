@@ -22,12 +22,14 @@ pub mod reference;
 
 pub use config::{Config, Mode};
 
+use crate::ranking::Look;
 use anyhow::Context;
 use client::Client;
 use marketflow_access::{self as access, Passes, SharedBudget, Symbols, VenueClock};
 use marketflow_kafka::{Decoder, Producer, Registry};
 use marketflow_metadata::Store;
-use marketflow_model::Feed;
+use marketflow_model::{Feed, Instrument};
+use marketflow_providers::{ActiveBy, ranking_of};
 use marketflow_runtime::{Exit, ExitContext, Lifecycle, on_thread};
 use metrics::Metrics;
 use plan::Plan;
@@ -36,7 +38,7 @@ use reference::Watch;
 use serde::Serialize;
 use std::io::Write;
 use std::sync::Arc;
-use tracing::info;
+use tracing::{info, warn};
 
 /// Every key with its default, commented.
 pub const DEFAULTS: &str = include_str!("../../candles.toml");
@@ -52,10 +54,10 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new(lifecycle.metrics(), checked.provider.id));
 
     let folder = access::folder(&config.state.folder)?;
-    let plan = |known: &_| Plan::new(&checked, &symbols, &config.backfill, known, clock.now()).exit(Exit::Usage);
+    let plan = |symbols: &_, known: &_| Plan::new(&checked, symbols, &config.backfill, known, clock.now()).exit(Exit::Usage);
     // Days reach back beyond what the calendar knows; nothing is planned by sessions then.
     if config.mode != Mode::Days {
-        let here = plan(&reference::known_here(&folder, checked.provider.id)?)?;
+        let here = plan(&symbols, &reference::known_here(&folder, checked.provider.id)?)?;
         if config.mode == Mode::Plan {
             return say(&Said::Plan(&here.summary(&checked.limits)));
         }
@@ -70,6 +72,8 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let calls =
         access::Client::new(checked.provider, url, &config.request, spared, passes.clone(), budget, clock_of_calls, counted)?;
     let client = Client::new(checked.candles, calls.clone());
+    let ranked_by = config.backfill.active_by.ranking().filter(|_| matches!(config.mode, Mode::Backfill | Mode::Days));
+    let ranking = ranked_by.map(|by| (by, calls.clone()));
 
     let registry = Registry::new(&config.registry)?;
     let ids = registry.ids().await.map_err(crate::reachable)?;
@@ -95,6 +99,10 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
             Watch::open(&config, &checked, &symbols.all, &folder, owner, store, calls, to_log, of_clock, decoder).await?;
         let known = watch.known();
         lifecycle.ready();
+        let symbols = match ranking {
+            Some((by, calls)) => symbols.most_active_first(&most_active(checked.provider.id, by, &calls).await),
+            None => symbols,
+        };
         match config.mode {
             Mode::Live => {
                 let looking = config.reference.daily.then(|| tokio::spawn(watch.daily(stop.clone())));
@@ -105,7 +113,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
             }
             Mode::Days => days::run(&config, &checked, &symbols, &folder, &calls_of_days, &publisher, &clock, &stop).await,
             Mode::Backfill | Mode::Plan => {
-                let plan = plan(&known.borrow().clone())?;
+                let plan = plan(&symbols, &known.borrow().clone())?;
                 backfill::run(&config, &checked, plan, &folder, client, publisher, clock.clone(), metrics, stop).await
             }
             Mode::Reference => match watch.refresh(&stop).await? {
@@ -117,6 +125,16 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let ended = lease.hold(work).await;
     clock_task.abort();
     ended
+}
+
+/// The broker's most active instruments; none where it does not tell them: the order is a wish, not a condition.
+async fn most_active(provider: &str, by: ActiveBy, calls: &access::Client) -> Vec<Instrument> {
+    let Some(ranking) = ranking_of(provider) else { return Vec::new() };
+    let asked = calls.ask(&Look { ranking, by, call: ranking.call(by) }).await;
+    asked.unwrap_or_else(|problem| {
+        warn!(problem = format!("{problem:#}"), "no ranking of the most active instruments; they come as their set lists them");
+        Vec::new()
+    })
 }
 
 /// What a one-shot run says on standard output, a JSON object a line, for whoever started it.
