@@ -59,6 +59,14 @@ pub enum Error {
         /// What is next.
         then: Disposition,
     },
+    /// The cluster did not take a record.
+    #[error("cannot {doing}: {reason}")]
+    Refused {
+        /// What was being attempted.
+        doing: String,
+        /// Its answer.
+        reason: String,
+    },
     /// The cluster is not as `schemas/topics.toml` says; one line per difference.
     #[error("the Kafka cluster disagrees with schemas/topics.toml: {}", .0.join("; "))]
     TopicsDisagree(Vec<String>),
@@ -87,7 +95,7 @@ impl Error {
     pub fn disposition(&self) -> Disposition {
         match self {
             Self::Config(_) | Self::TopicsDisagree(_) | Self::SchemasDisagree(_) => Disposition::Fatal,
-            Self::Timeout { .. } => Disposition::Retry,
+            Self::Timeout { .. } | Self::Refused { .. } => Disposition::Retry,
             Self::GaveUp { then, .. } => *then,
             Self::Registry { retry, .. } => {
                 if *retry {
@@ -116,7 +124,11 @@ impl Error {
                         | RDKafkaErrorCode::Resolve
                 )
             ),
-            Self::Config(_) | Self::Transaction { .. } | Self::TopicsDisagree(_) | Self::SchemasDisagree(_) => false,
+            Self::Config(_)
+            | Self::Transaction { .. }
+            | Self::Refused { .. }
+            | Self::TopicsDisagree(_)
+            | Self::SchemasDisagree(_) => false,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! Next: `services/processor/src/processor.rs`, which reads, computes and writes with these parts.
 
 pub mod admin;
+pub mod calendar;
 mod config;
 mod consumer;
 mod ends;

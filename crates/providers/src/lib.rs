@@ -10,6 +10,7 @@ pub mod bitstamp;
 mod call;
 mod candles;
 pub mod days;
+mod holidays;
 pub mod investors;
 pub mod kis;
 pub mod kiwoom;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 pub use call::{CallError, CallLimits, CallRequest};
 pub use candles::{CandleCall, CandlePage, CandleRows, Candles, candles_of};
+pub use holidays::{HolidayRows, Holidays, TradingDay, holidays_of};
 pub use login::{Credentials, Ends, KEY_REFUSED, Login, LoginRequest, Pass, PassKind, Secret};
 pub use master::{Listing, Master, MasterQuestion, MasterRows, attribute, master_of};
 pub use ranking::{ActiveBy, Ranking, RankingCall, ranking_of};

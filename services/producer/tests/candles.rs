@@ -702,6 +702,80 @@ async fn a_masters_first_look_says_everything_the_next_day_only_what_changed_and
     stack.stop().await;
 }
 
+/// A holiday that only the broker knows of: the live service asks once, the calendar is changed in every partition, and nobody asks for that day.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holiday_that_the_broker_announces_changes_the_calendar_and_nobody_asks_for_that_day() {
+    let mut stack = TestStack::start_with(&["kafka", "registry"]).await.unwrap();
+    let tape = r#"[{kind="krx-day",date="2026-11-24",trades=300,listings=[{code="000010"}]}]"#;
+    let settings = [
+        ("tapes", tape),
+        ("kis.issue_interval", "0s"),
+        ("kis.holidays", r#"["2026-11-24","2026-12-25"]"#),
+        ("clock.speed", "max"),
+        ("clock.tail", "10m"),
+    ];
+    let broker = Broker::start(&mut stack, &settings).await;
+    let symbols = r#"["000010"]"#;
+    let settings = [("mode", "live"), ("provider.symbols", symbols), ("clock.poll_interval", "20ms")];
+    let mut live = broker.candle_producer(&stack, &settings);
+    let changes = async || -> anyhow::Result<Vec<(&str, i32, Control)>> {
+        let mut all = Vec::new();
+        for topic in [topics::TRADES, topics::CANDLES] {
+            let controls = stack.read::<Control>(topic).await?.into_iter();
+            let changes = controls.filter(|located| located.record.kind == ControlKind::CalendarChange);
+            all.extend(changes.map(|located| (topic, located.partition, located.record)));
+        }
+        Ok(all)
+    };
+    // Twenty seconds before the open of what would be a session.
+    let said = eventually(PATIENCE, async || {
+        let (said, copies) = (changes().await?, stack.read::<Control>(topics::FEED_STATUS).await?);
+        anyhow::ensure!(copies.iter().any(|copy| copy.record.kind == ControlKind::CalendarChange), "{} said", said.len());
+        Ok(said)
+    })
+    .await
+    .unwrap();
+    let midnight = |day: &str| Timestamp::parse(&format!("{day}T00:00:00+09:00")).unwrap();
+    for (_, _, control) in &said {
+        assert_eq!((control.from, control.to), (Some(midnight("2026-11-24")), Some(midnight("2026-11-25"))), "{control:?}");
+        assert_eq!((control.state, control.feed.as_str()), (FeedState::Down, "calendar:krx"));
+        assert!(control.reason.as_deref().unwrap().contains("kis says closed"), "{control:?}");
+    }
+    let places = said.iter().map(|(topic, partition, _)| (*topic, *partition)).collect::<BTreeSet<_>>();
+    assert_eq!((said.len(), places.len()), (places.len(), 8), "each partition of both inputs once");
+
+    // The day passes, and nobody asks for its minutes.
+    let calls = broker.calls().await.0;
+    broker.tell("start").await;
+    broker.finished().await;
+    live.kill().unwrap();
+    live.wait().unwrap();
+    let kept: Value = serde_json::from_slice(&std::fs::read(broker.home.join("run/kis-reference.json")).unwrap()).unwrap();
+    assert_eq!(kept["days_asked"], "2026-11-24", "a restart asks no more on that day");
+    let status = broker.status().await;
+    assert_eq!((broker.calls().await.0, &status["kis_days_asked"]), (calls, &1.into()), "{status}");
+    assert!(stack.read::<Candle>(topics::CANDLES).await.unwrap().is_empty());
+
+    // On demand it is asked again and agrees; plan and back-fill leave the day out.
+    let once = async |more: &[(&str, &str)]| {
+        let child = broker.candle_producer(&stack, &[&[("provider.symbols", symbols)], more].concat());
+        let (code, said) = on_thread(|| watch(child, |_| false)).await;
+        assert_eq!(code, Some(0), "{said:?}");
+        said.last().unwrap()["of"].clone()
+    };
+    let seen = once(&[("mode", "holidays")]).await;
+    assert_eq!((&seen["days"], &seen["differences"]), (&21.into(), &serde_json::json!([])), "{seen}");
+    assert_eq!(changes().await.unwrap().len(), said.len(), "said once");
+    let days = [("backfill.days", "2"), ("backfill.until", "\"2026-11-24\"")];
+    let plan = once(&[&[("mode", "plan")], days.as_slice()].concat()).await;
+    assert_eq!((&plan["sessions"], &plan["calls"]), (&1.into(), &4.into()), "{plan}");
+    let result = once(&[&[("mode", "backfill")], days.as_slice()].concat()).await;
+    let sessions: Vec<_> =
+        result["symbols"][0]["sessions"].as_array().unwrap().iter().map(|session| session["day"].as_str().unwrap()).collect();
+    assert_eq!((&result["complete"], sessions), (&true.into(), vec!["2026-11-23"]), "{result}");
+    stack.stop().await;
+}
+
 /// The whole size at the broker's own limit, on demand: `cargo test --workspace --test candles -- --ignored --nocapture`. Eight minutes.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "eight minutes at 18 calls a second"]

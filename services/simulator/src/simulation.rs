@@ -84,6 +84,8 @@ pub struct Status {
     pub kis_calls: u64,
     /// KIS: quotation calls above a limit.
     pub kis_excess: u64,
+    /// KIS: calls for the exchange's days; the broker asks for one a day.
+    pub kis_days_asked: u64,
     /// KIS: registrations beyond what a key may hold.
     pub kis_registrations_excess: u64,
     /// Kiwoom: calls that were let through.
@@ -156,6 +158,7 @@ impl Simulation {
             subscriptions: self.hub.subscriptions(),
             kis_calls: self.kis_ledger.calls().0,
             kis_excess: self.kis_ledger.calls().1,
+            kis_days_asked: self.kis_ledger.days(),
             kis_registrations_excess: self.kis_ledger.excess(),
             kiwoom_calls: self.kiwoom_ledger.calls(),
             kiwoom_excess: self.kiwoom_ledger.excess(),

@@ -272,3 +272,30 @@ async fn the_most_active_are_ranked_by_money_or_volume_of_what_has_happened() {
         assert!(rows.iter().all(|row| row.as_object().unwrap().values().all(Value::is_string)), "{answer}");
     }
 }
+
+#[tokio::test]
+async fn days_are_told_page_by_page_and_a_further_holiday_is_closed() {
+    let simulator = simulator("[kis]\ncalls_per_second = 1000\nholidays = ['2026-11-24']\n").await;
+    let token = token_of(&simulator, "a").await;
+    let ask = async |further: &str| {
+        let url = format!(
+            "http://{}/kis/uapi/domestic-stock/v1/quotations/chk-holiday?BASS_DT=20261123&CTX_AREA_NK={further}&CTX_AREA_FK={further}",
+            simulator.wire
+        );
+        let request = reqwest::Client::new().get(url).header("authorization", format!("Bearer {token}"));
+        let request = request.header("appkey", "a").header("appsecret", "s").header("tr_id", "CTCA0903R");
+        request.send().await.unwrap().json::<Value>().await.unwrap()
+    };
+    let first = ask("").await;
+    let rows = first["output"].as_array().unwrap();
+    let day = |row: &Value| {
+        ["bass_dt", "wday_dvsn_cd", "tr_day_yn", "opnd_yn"].map(|name| row[name].as_str().unwrap().to_owned()).join(" ")
+    };
+    let told = ["20261123 02 Y Y", "20261124 03 N N", "20261125 04 Y Y"].map(str::to_owned);
+    assert_eq!((rows.len(), rows[..3].iter().map(day).collect::<Vec<_>>()), (24, told.to_vec()));
+    assert_eq!(day(&rows[5]), "20261128 07 Y N", "a Saturday is a trading day that does not open");
+    let next = first["ctx_area_nk"].as_str().unwrap();
+    assert_eq!((next.len(), next.trim()), (20, "20261217"));
+    assert_eq!(ask(&next.replace(' ', "%20")).await["output"][0]["bass_dt"], "20261217");
+    assert_eq!(simulator.admin("/status").await["kis_days_asked"], 2);
+}

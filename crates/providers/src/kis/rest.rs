@@ -3,7 +3,7 @@
 //! Everything is a text, numbers too. Errors come with any HTTP status: the body is read first.
 //! **Source**: the broker's portal pages and its public samples, read 2026-11.
 //!
-//! Next: `candles.rs`, `master.rs`, `ranking.rs`.
+//! Next: `candles.rs`, `master.rs`, `ranking.rs`, `holidays.rs`.
 
 use super::{APP_KEY, APP_SECRET};
 use crate::number::shown;
@@ -44,6 +44,10 @@ pub(super) struct Envelope<'a> {
     pub(super) output: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) output2: Vec<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) ctx_area_nk: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) ctx_area_fk: Option<Cow<'a, str>>,
 }
 
 /// What an answer holds, whatever its status says.

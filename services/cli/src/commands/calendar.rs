@@ -5,18 +5,19 @@
 //!
 //! Next: `crates/engine/src/partition.rs`, which acts on it.
 
+use super::candle_producer::{self, Wanted};
 use super::connection::{self, STALLED_AFTER, with_exit};
 use crate::console::{block_on, json, line, say};
 use anyhow::{Context, anyhow, bail};
 use comfy_table::{Table, presets};
 use jiff::civil::{Date, Time};
-use marketflow_contract::{Schema, encode_value, headers, topics};
-use marketflow_kafka::{Outgoing, Producer, ProducerSettings, Reader, Registry, TopicPartition};
-use marketflow_model::{Calendar, CalendarChange, Control, ControlKind, DayHours, Session, SessionKind, Timestamp};
+use marketflow_contract::topics;
+use marketflow_kafka::calendar::{ChangedDays, read_changes, write_change};
+use marketflow_kafka::{Producer, ProducerSettings, Reader, Registry};
+use marketflow_model::{Calendar, CalendarChange, Control, DayHours, Session, SessionKind, Timestamp};
 use marketflow_runtime::{Exit, ExitContext};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Dates shown when no end is given, the first included.
@@ -34,7 +35,8 @@ Examples:
   marketflow calendar remove-holiday KRX 2027-05-03
   marketflow calendar late-open KRX 2027-11-18 --open 10:00 --close 16:30
   marketflow calendar early-close KRX 2026-12-30 --close 12:00
-  marketflow calendar reset KRX 2026-12-24")]
+  marketflow calendar reset KRX 2026-12-24
+  marketflow calendar refresh --provider kis")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -55,6 +57,28 @@ enum Verb {
         #[arg(long, value_name = "DATE")]
         to: Option<Date>,
         /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Asks a broker whether the exchange opens on the coming days, and changes those that differ
+    #[command(after_long_help = "\
+The live candle-producer asks once a trading day by itself; KIS wants no more than one call a day. A day that was changed by hand stays as it is.
+
+Example:\n  marketflow calendar refresh --provider kis")]
+    Refresh {
+        /// Which broker: kis
+        #[arg(long, default_value = "kis")]
+        provider: String,
+        /// Request endpoint, such as a simulator
+        #[arg(long, value_name = "URL")]
+        rest_url: Option<String>,
+        /// Virtual clock, such as http://127.0.0.1:8091/clock
+        #[arg(long, value_name = "URL")]
+        clock: Option<String>,
+        /// Any key of the candle-producer
+        #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+        settings: Vec<String>,
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
@@ -126,6 +150,10 @@ struct PrintedDay {
 pub fn run(args: Args) -> anyhow::Result<Exit> {
     let (day, hours): (Day, Hours) = match args.verb {
         Verb::Show { venue, from, to, json } => return show(&venue, from, to, json),
+        Verb::Refresh { provider, rest_url, clock, settings, json } => {
+            let wanted = Wanted { symbols: vec!["@krx10".to_owned()], rest_url, clock, settings };
+            return refresh(&provider, &wanted, json);
+        }
         Verb::AddHoliday(day) => (day, Hours::Are(DayHours::Closed)),
         Verb::Reset(day) => (day, Hours::Are(DayHours::AsPlanned)),
         Verb::RemoveHoliday(day) => (day, Hours::Normal),
@@ -192,33 +220,8 @@ fn publish(control: &Control) -> anyhow::Result<i32> {
     let registry = with_exit(Registry::new(&connection::registry()?))?;
     let ids = block_on(async { with_exit(registry.ids().await) })?;
     let producer = with_exit(Producer::new(&kafka, &ProducerSettings::default()))?;
-    let reader = with_exit(Reader::new(&kafka))?;
-    let partitions = with_exit(reader.partition_count(topics::TRADES))?;
-    let kind: [(&str, &[u8]); 1] = [(headers::KIND, headers::CONTROL.as_bytes())];
-    let send = |topic: &'static str, partition| -> anyhow::Result<()> {
-        let id = ids.id(topic, Schema::Control).with_context(|| format!("{topic} takes no controls"))?;
-        let mut value = Vec::new();
-        encode_value(control, id, &mut value);
-        let record = Outgoing { partition, headers: &kind, ..Outgoing::new(topic, control.feed.as_str().as_bytes(), &value) };
-        with_exit(producer.send(record, STALLED_AFTER))
-    };
-    let delivered = || -> anyhow::Result<()> {
-        with_exit(producer.flush(STALLED_AFTER))?;
-        match producer.take_failed().first() {
-            Some(failed) => bail!("Kafka refused the change for {}/{}: {}", failed.topic, failed.partition, failed.reason),
-            None => Ok(()),
-        }
-    };
-    for topic in [topics::TRADES, topics::CANDLES] {
-        for partition in 0..with_exit(reader.partition_count(topic))? {
-            send(topic, Some(partition))?;
-        }
-    }
     let again = "not every partition may have the change; the same command again sets it right, it counts once";
-    delivered().context(again)?;
-    send(topics::FEED_STATUS, None)?;
-    delivered().context(again)?;
-    Ok(partitions)
+    with_exit(write_change(&producer, &ids, control, STALLED_AFTER)).context(again)
 }
 
 fn show(venue: &str, from: Option<Date>, to: Option<Date>, as_json: bool) -> anyhow::Result<Exit> {
@@ -230,7 +233,7 @@ fn show(venue: &str, from: Option<Date>, to: Option<Date>, as_json: bool) -> any
     }
     let (calendar, reasons) = match changes(planned) {
         Ok(changes) => {
-            let hours: BTreeMap<_, _> = changes.iter().map(|(date, (hours, _))| (*date, *hours)).collect();
+            let hours: BTreeMap<_, _> = changes.iter().map(|(date, day)| (*date, day.hours)).collect();
             let calendar = if hours.is_empty() { Arc::clone(planned) } else { Arc::new(planned.changed(&hours)?) };
             (calendar, changes)
         }
@@ -242,7 +245,7 @@ fn show(venue: &str, from: Option<Date>, to: Option<Date>, as_json: bool) -> any
     let dates = from.series(jiff::Span::new().days(1)).take_while(|date| *date <= to);
     let days = dates.map(|date| {
         let change = reasons.get(&planned.start_of(date));
-        printed(&calendar, date, change.is_some(), change.and_then(|(_, reason)| reason.clone()))
+        printed(&calendar, date, change.is_some(), change.and_then(|day| day.reason.clone()))
     });
     let days: Vec<PrintedDay> = days.collect();
     if as_json {
@@ -254,36 +257,43 @@ fn show(venue: &str, from: Option<Date>, to: Option<Date>, as_json: bool) -> any
 }
 
 /// The dates of a calendar that were changed and not reset, by the start of the date: the last word on each, with its reason.
-fn changes(calendar: &Calendar) -> anyhow::Result<BTreeMap<Timestamp, (DayHours, Option<String>)>> {
+fn changes(calendar: &Calendar) -> anyhow::Result<ChangedDays> {
     let kafka = connection::kafka()?;
     let registry = with_exit(Registry::new(&connection::registry()?))?;
     let mut decoder = block_on(async { with_exit(registry.decoder().await) })?;
     let reader = with_exit(Reader::new(&kafka))?;
-    let mut found = Vec::new();
-    for partition in 0..with_exit(reader.partition_count(topics::FEED_STATUS))? {
-        let of = TopicPartition::new(topics::FEED_STATUS, partition);
-        let oldest = with_exit(reader.range(&of))?.0;
-        with_exit(reader.read_to_end(&of, oldest, STALLED_AFTER, |record| {
-            let control = decoder.decode::<Control>(record.value().unwrap_or_default());
-            if let Some(control) = control.ok().filter(|control| control.kind == ControlKind::CalendarChange)
-                && let Ok(change) = CalendarChange::of_control(&control)
-                && change.calendar.name() == calendar.name()
-            {
-                found.push((record.timestamp().unwrap_or_default(), change, control.reason));
-            }
-            ControlFlow::Continue(())
-        }))?;
+    let mut days = ChangedDays::new();
+    with_exit(read_changes(&reader, &mut decoder, calendar, &mut BTreeMap::new(), &mut days, STALLED_AFTER))?;
+    Ok(days)
+}
+
+/// What a broker says of the coming days, where it is something else.
+fn refresh(provider: &str, wanted: &Wanted, as_json: bool) -> anyhow::Result<Exit> {
+    let left = candle_producer::run("holidays", provider, wanted, &[], |_| ())?;
+    let Some(seen) = &left.holidays else { return Ok(left.exit) };
+    if as_json {
+        json(seen)?;
+        return Ok(left.exit);
     }
-    found.sort_by_key(|(at, ..)| *at);
-    let mut last = BTreeMap::new();
-    for (_, change, reason) in found {
-        let date = calendar.start_of(change.date);
-        match change.hours {
-            DayHours::AsPlanned => last.remove(&date),
-            DayHours::Closed | DayHours::Regular { .. } => last.insert(date, (change.hours, reason)),
-        };
+    let (day, days, count) = (&seen.day, seen.days, seen.differences.len());
+    line(&say(
+        format!("{day} {provider}: {days} days compared, {count} differ from the calendar"),
+        format!("{day} {provider}: {days}일 비교, 달력과 다른 날 {count}일"),
+    ));
+    if count > 0 {
+        let mut table = Table::new();
+        table
+            .load_preset(presets::NOTHING)
+            .set_header(say(["date", "calendar", "broker", "changed"], ["날짜", "달력", "증권사", "변경"]));
+        for difference in &seen.differences {
+            let word = |word: &str| say(word.to_owned(), if word == "open" { "개장" } else { "휴장" }.to_owned());
+            let changed =
+                if difference.published { say("yes", "예") } else { say("no: changed by hand", "아니오: 수동 변경됨") };
+            table.add_row([difference.date.clone(), word(&difference.calendar), word(&difference.broker), changed.to_owned()]);
+        }
+        line(&table.to_string());
     }
-    Ok(last)
+    Ok(left.exit)
 }
 
 fn printed(calendar: &Calendar, date: Date, changed: bool, reason: Option<String>) -> PrintedDay {

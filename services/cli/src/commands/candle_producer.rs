@@ -39,6 +39,7 @@ enum Said {
     Result(Box<RunResult>),
     Days(Box<DaysResult>),
     Reference(Refreshed),
+    Holidays(Compared),
 }
 
 /// What it is going to cost.
@@ -150,6 +151,24 @@ pub(crate) struct Refreshed {
     pub(crate) changed: usize,
 }
 
+/// What came of a look at the exchange's days.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Compared {
+    pub(crate) provider: String,
+    pub(crate) day: String,
+    pub(crate) days: usize,
+    pub(crate) differences: Vec<Difference>,
+}
+
+/// A day of which the broker says something else than the calendar.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Difference {
+    pub(crate) date: String,
+    pub(crate) calendar: String,
+    pub(crate) broker: String,
+    pub(crate) published: bool,
+}
+
 /// What a run left.
 pub(crate) struct Left {
     pub(crate) exit: Exit,
@@ -157,6 +176,7 @@ pub(crate) struct Left {
     pub(crate) result: Option<RunResult>,
     pub(crate) days: Option<DaysResult>,
     pub(crate) reference: Option<Refreshed>,
+    pub(crate) holidays: Option<Compared>,
 }
 
 /// Runs it to its end; `plan_said` hears the plan before the first call is made.
@@ -192,7 +212,7 @@ pub(crate) fn run(
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start the candle-producer")?;
     let lines = BufReader::new(child.stdout.take().context("its output was asked for")?).lines();
     let bar = ProgressBar::hidden();
-    let mut left = Left { exit: Exit::Failed, plan: None, result: None, days: None, reference: None };
+    let mut left = Left { exit: Exit::Failed, plan: None, result: None, days: None, reference: None, holidays: None };
     for line in lines {
         let Ok(said) = serde_json::from_str::<Said>(&line?) else { continue };
         match said {
@@ -204,6 +224,7 @@ pub(crate) fn run(
             Said::Result(result) => left.result = Some(*result),
             Said::Days(days) => left.days = Some(*days),
             Said::Reference(seen) => left.reference = Some(seen),
+            Said::Holidays(seen) => left.holidays = Some(seen),
         }
     }
     bar.finish_and_clear();

@@ -9,7 +9,7 @@ use marketflow_kafka::{KafkaConfig, RegistryConfig};
 use marketflow_metadata::MetadataConfig;
 use marketflow_pacing::Limits;
 use marketflow_providers::days::{Days, days_of};
-use marketflow_providers::{ActiveBy, Candles, Master, Provider, by_id, candles_of, master_of};
+use marketflow_providers::{ActiveBy, Candles, Holidays, Master, Provider, by_id, candles_of, holidays_of, master_of};
 use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -65,6 +65,8 @@ pub enum Mode {
     Plan,
     /// What the broker says of its instruments, once.
     Reference,
+    /// What the broker says of the exchange's days, once.
+    Holidays,
 }
 
 impl Mode {
@@ -76,6 +78,7 @@ impl Mode {
             Self::Days => "days",
             Self::Plan => "plan",
             Self::Reference => "reference",
+            Self::Holidays => "holidays",
         }
     }
 }
@@ -152,6 +155,8 @@ pub struct LiveConfig {
 pub struct ReferenceConfig {
     /// Whether the live service looks each trading day.
     pub daily: bool,
+    /// Whether it then asks for the exchange's days too.
+    pub holidays: bool,
     /// When, in the venue's time.
     pub at: String,
 }
@@ -167,7 +172,9 @@ pub struct Checked {
     pub days: &'static dyn Days,
     /// Its master of instruments.
     pub master: &'static dyn Master,
-    /// When that is looked at, in the venue's time.
+    /// Its days, where it tells any.
+    pub holidays: Option<&'static dyn Holidays>,
+    /// When these are looked at, in the venue's time.
     pub reference_at: Time,
     /// Where its requests go, without trailing slash.
     pub rest_url: String,
@@ -204,7 +211,8 @@ impl Config {
         let reference_at = at.parse().with_context(|| format!("reference.at {at:?} is no time such as 08:10"))?;
         let rest_url = if self.provider.rest_url.is_empty() { provider.rest_url } else { &self.provider.rest_url };
         let rest_url = rest_url.trim_end_matches('/').to_owned();
-        Ok(Checked { provider, candles, days, master, reference_at, rest_url, limits })
+        let holidays = holidays_of(name);
+        Ok(Checked { provider, candles, days, master, holidays, reference_at, rest_url, limits })
     }
 }
 

@@ -20,6 +20,7 @@ use anyhow::Context;
 use futures_util::StreamExt;
 use jiff::civil::Date;
 use marketflow_access::{Symbols, VenueClock, date_of};
+use marketflow_kafka::calendar::ChangedDays;
 use marketflow_model::{Amount, Calendar, Control, ControlKind, FeedState, Instrument, Interval, Session, Timestamp};
 use marketflow_pacing::{Class, PriorityQueue, TimeOfDay};
 use marketflow_providers::{CandlePage, CandleRows};
@@ -64,7 +65,9 @@ struct Live<'a> {
     config: &'a Config,
     checked: &'a Checked,
     symbols: &'a Symbols,
-    calendar: &'static Calendar,
+    calendar: Arc<Calendar>,
+    /// As of which changes that is.
+    changes: ChangedDays,
     client: Client,
     publisher: Publisher,
     clock: VenueClock,
@@ -102,7 +105,7 @@ pub async fn run(
             .with_context(|| format!("{} is damaged; remove it: today's minutes are written again then", path.display()))?,
         Err(_) => Written::default(),
     };
-    let calendar = Calendar::of_venue(checked.provider.venue);
+    let (calendar, changes) = (Arc::clone(Calendar::of_venue(checked.provider.venue)), ChangedDays::new());
     let journal = folder.join(format!("{}-candles.ndjson", checked.provider.id));
     let limits = BTreeMap::new();
     let mut live = Live {
@@ -110,6 +113,7 @@ pub async fn run(
         checked,
         symbols,
         calendar,
+        changes,
         client,
         publisher,
         clock,
@@ -146,14 +150,24 @@ fn due(session: &Session, now: Timestamp, settle_micros: i64, every_minutes: u16
 
 impl Live<'_> {
     /// The session to follow: the one that goes on, or that this service began and has not ended.
-    fn session_now(&self) -> Option<Session> {
+    fn session_now(&mut self) -> Option<Session> {
+        self.follow_calendar();
         let now = self.clock.now();
-        let today = date_of(self.calendar, now);
-        let session = regular(self.calendar, today, today).into_iter().next()?;
+        let today = date_of(&self.calendar, now);
+        let session = regular(&self.calendar, today, today).into_iter().next()?;
         let is_begun = self.written.day == today && !self.written.symbols.is_empty();
         let is_ended = self.written.day == today && self.written.ended;
         let last = session.last_minute_close().plus_micros(self.settle_micros() + session.grace_halted_micros);
         (!is_ended && session.open <= now && (now < last || is_begun)).then_some(session)
+    }
+
+    /// Days may have become others since.
+    fn follow_calendar(&mut self) {
+        let known = self.known.borrow();
+        if known.days != self.changes {
+            self.changes = known.days.clone();
+            self.calendar = known.calendar(self.checked.provider.venue);
+        }
     }
 
     fn settle_micros(&self) -> i64 {

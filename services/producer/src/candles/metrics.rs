@@ -15,6 +15,8 @@ pub struct Metrics {
     pub produced: IntCounterVec,
     /// Candles by what became of them.
     pub candles: IntCounterVec,
+    /// Days of which the broker said something else than the calendar.
+    pub calendar_differences: IntCounterVec,
     /// Gaps open now.
     pub gaps_open: IntGauge,
     /// Where the feed is complete to.
@@ -32,6 +34,11 @@ impl Metrics {
                 "marketflow_candles_total",
                 "rows of minute candles received, by what became of them",
                 &["outcome"],
+            ),
+            calendar_differences: registry.counter_vec(
+                "marketflow_calendar_differences_total",
+                "days of which the broker said something else than the calendar, by what it said",
+                &["broker"],
             ),
             gaps_open: registry.gauge("marketflow_gaps_open", "gaps neither filled nor abandoned"),
             complete_through: registry.gauge(

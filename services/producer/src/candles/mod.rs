@@ -3,7 +3,8 @@
 //! Topics: `schemas/topics.toml`. Only one-minute candles are asked for; 5 and 15 minutes are folded from them by the processor. It lacks the
 //! broker's words (`crates/providers`) and any sum.
 //!
-//! Read in this order: `plan.rs` (what it costs) → `client.rs` (one page; calls are `crates/access`) → `reference.rs` (what is listed and halted) → `check.rs` (what is
+//! Read in this order: `plan.rs` (what it costs) → `client.rs` (one page; calls are `crates/access`) → `reference.rs` (what is listed and halted) and `holidays.rs`
+//! (when the exchange opens) → `check.rs` (what is
 //! believable) → `publish.rs` (to Kafka) → `journal.rs` and `backfill.rs` (history) → `live.rs` (today); `days.rs` are daily candles.
 //!
 //! Next: `plan.rs`.
@@ -13,6 +14,7 @@ pub mod check;
 pub mod client;
 pub mod config;
 pub mod days;
+pub mod holidays;
 pub mod journal;
 pub mod live;
 pub mod metrics;
@@ -120,6 +122,10 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
                 Some(seen) => say(&Said::Reference(&seen)),
                 None => Ok(()),
             },
+            Mode::Holidays => match watch.compare(&stop).await? {
+                Some(seen) => say(&Said::Holidays(&seen)),
+                None => Ok(()),
+            },
         }
     };
     let ended = lease.hold(work).await;
@@ -151,6 +157,8 @@ pub enum Said<'a> {
     Days(&'a days::DaysResult),
     /// What came of a look at the broker's instruments.
     Reference(&'a reference::Refreshed),
+    /// What came of a look at the exchange's days.
+    Holidays(&'a holidays::Compared),
 }
 
 /// Says it. Whoever no longer listens ends the run.

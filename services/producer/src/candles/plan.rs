@@ -85,10 +85,10 @@ impl Plan {
         known: &Known,
         now: Timestamp,
     ) -> anyhow::Result<Self> {
-        let calendar = Calendar::of_venue(checked.provider.venue);
+        let calendar = &*known.calendar(checked.provider.venue);
         let today = date_of(calendar, now);
         let over = |session: &Session| session.last_minute_close() <= now;
-        let until = until(checked, wanted, now)?;
+        let until = until(calendar, checked, wanted, now)?;
         let from =
             until.checked_sub(Span::new().days(i64::from(wanted.days) - 1)).context("backfill.days reaches too far back")?;
         if let Some((first, last)) = calendar.covers() {
@@ -150,11 +150,10 @@ impl Plan {
 ///
 /// # Errors
 /// A text that is no day, or a calendar that knows none.
-fn until(checked: &Checked, wanted: &BackfillConfig, now: Timestamp) -> anyhow::Result<Date> {
+fn until(calendar: &Calendar, checked: &Checked, wanted: &BackfillConfig, now: Timestamp) -> anyhow::Result<Date> {
     if !wanted.until.is_empty() {
         return wanted.until.parse().with_context(|| format!("backfill.until {:?} is no day such as 2026-11-20", wanted.until));
     }
-    let calendar = Calendar::of_venue(checked.provider.venue);
     let today = date_of(calendar, now);
     let month_ago = today.checked_sub(Span::new().days(30)).unwrap_or(Date::MIN);
     let last = regular(calendar, month_ago, today).into_iter().rfind(|session| session.last_minute_close() <= now);
@@ -168,8 +167,9 @@ fn until(checked: &Checked, wanted: &BackfillConfig, now: Timestamp) -> anyhow::
 /// # Errors
 /// As for what a plan is made of.
 pub fn last_ended(checked: &Checked, wanted: &BackfillConfig, now: Timestamp) -> anyhow::Result<Date> {
-    let until = until(checked, wanted, now)?;
-    let last = self::until(checked, &BackfillConfig { until: String::new(), ..wanted.clone() }, now)?;
+    let calendar = Calendar::of_venue(checked.provider.venue);
+    let until = until(calendar, checked, wanted, now)?;
+    let last = self::until(calendar, checked, &BackfillConfig { until: String::new(), ..wanted.clone() }, now)?;
     Ok(until.min(last))
 }
 

@@ -8,6 +8,7 @@
 use super::metrics::Metrics;
 use anyhow::{Context, bail};
 use marketflow_contract::{AvroRecord, Schema, encode_value, headers, topics};
+use marketflow_kafka::calendar::write_change;
 use marketflow_kafka::{Outgoing, Producer, SchemaIds, SendError, partition_for};
 use marketflow_model::{Candle, Control, Envelope, EnvelopeClass, Feed, Instrument, Reference, Timestamp};
 use marketflow_providers::MalformedRow;
@@ -22,6 +23,7 @@ const AS_CONTROL: &[(&str, &[u8])] = &[(headers::KIND, headers::CONTROL.as_bytes
 #[derive(Clone)]
 pub struct Publisher {
     producer: Arc<Producer>,
+    schemas: Arc<SchemaIds>,
     /// The broker's own.
     feed: Feed,
     ids: Ids,
@@ -52,6 +54,7 @@ impl Publisher {
         metrics: Arc<Metrics>,
         flush_timeout: Duration,
     ) -> anyhow::Result<Self> {
+        let schemas = Arc::new(ids.clone());
         let id = |topic: &str, schema| {
             ids.id(topic, schema).with_context(|| format!("{topic} has no schema {}", Schema::name(schema)))
         };
@@ -64,7 +67,7 @@ impl Publisher {
             dead_letter: id(topics::DEAD_LETTERS, Schema::Envelope)?,
         };
         let partitions = producer.partition_count(topics::CANDLES, Duration::from_secs(10))?;
-        Ok(Self { producer, feed, ids, partitions, metrics, flush_timeout })
+        Ok(Self { producer, schemas, feed, ids, partitions, metrics, flush_timeout })
     }
 
     /// The broker's own feed.
@@ -109,6 +112,21 @@ impl Publisher {
     pub async fn copy(&self, control: &Control) -> anyhow::Result<()> {
         let value = encoded(control, self.ids.status);
         self.send(topics::FEED_STATUS, None, control.feed.as_str().as_bytes(), &value, AS_CONTROL).await
+    }
+
+    /// Writes a change of a calendar to every partition of the processor's inputs; it is in Kafka when this returns.
+    ///
+    /// # Errors
+    /// Kafka does not take it.
+    pub async fn calendar_change(&self, control: Control) -> anyhow::Result<()> {
+        let (producer, schemas, patience) = (self.producer.clone(), self.schemas.clone(), self.flush_timeout);
+        tokio::task::spawn_blocking(move || write_change(&producer, &schemas, &control, patience)).await??;
+        Ok(())
+    }
+
+    /// Counts a day of which the broker said something else than the calendar.
+    pub fn count_difference(&self, broker: &str) {
+        self.metrics.calendar_differences.with_label_values(&[broker]).inc();
     }
 
     /// Writes a fact about an instrument.

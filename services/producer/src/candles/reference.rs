@@ -9,30 +9,35 @@
 //! Next: `check.rs`.
 
 use super::config::{Checked, Config};
+use super::holidays::{self, Compared};
 use super::publish::Publisher;
 use anyhow::{Context, bail};
 use jiff::civil::{Date, Time};
 use marketflow_access::{self as access, VenueClock, date_of};
 use marketflow_contract::topics;
+use marketflow_kafka::calendar::{ChangedDay, ChangedDays, read_changes};
 use marketflow_kafka::{Decoder, KafkaConfig, Reader, TopicPartition};
 use marketflow_metadata::Store;
 use marketflow_model::{Calendar, Instrument, Reference, ReferenceKind, Session, Timestamp};
 use marketflow_pacing::Class;
 use marketflow_providers::{
-    CallError, CallRequest, Credentials, Listing, MalformedRow, Master, MasterQuestion, MasterRows, RestAnswer, Secret, attribute,
+    CallError, CallRequest, Credentials, Holidays, Listing, MalformedRow, Master, MasterQuestion, MasterRows, RestAnswer, Secret,
+    attribute,
 };
-use marketflow_runtime::{Stop, on_thread};
+use marketflow_runtime::{Exit, ExitContext, Stop, on_thread};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 /// Between two looks at the clock.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Between two looks at what people changed.
+const READ_AGAIN: Duration = Duration::from_secs(60);
 /// A partition that gives nothing for so long, though it holds more, is an error.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
 /// After a look that failed, on the venue's clock.
@@ -48,6 +53,8 @@ pub struct Known {
     instruments: BTreeMap<Instrument, Reference>,
     /// By the time they begin.
     halts: BTreeMap<Instrument, BTreeMap<Timestamp, Reference>>,
+    /// Days of the exchange that are other than its calendar's file says.
+    pub days: ChangedDays,
 }
 
 impl Known {
@@ -65,6 +72,11 @@ impl Known {
             }
             ReferenceKind::Unknown | ReferenceKind::EtfConstituent | ReferenceKind::CorporateAction => {}
         }
+    }
+
+    /// The calendar with what was changed of it.
+    pub fn calendar(&self, venue: &str) -> Arc<Calendar> {
+        holidays::changed(Calendar::of_venue(venue), &self.days)
     }
 
     /// Whether something of it can have been traded in a session, as far as is known.
@@ -202,6 +214,11 @@ struct Kept {
     /// `2026-11-20`; empty: none.
     day: String,
     facts: Vec<Reference>,
+    /// The day on which the exchange's days were asked for last.
+    #[serde(default)]
+    days_asked: String,
+    #[serde(default)]
+    days: Vec<(Timestamp, ChangedDay)>,
 }
 
 fn file(folder: &Path, provider: &str) -> PathBuf {
@@ -223,7 +240,9 @@ fn kept(path: &Path) -> anyhow::Result<Kept> {
 /// A damaged file, with the cure.
 pub fn known_here(folder: &Path, provider: &str) -> anyhow::Result<Known> {
     let mut known = Known::default();
-    kept(&file(folder, provider))?.facts.into_iter().for_each(|fact| known.apply(fact));
+    let kept = kept(&file(folder, provider))?;
+    kept.facts.into_iter().for_each(|fact| known.apply(fact));
+    known.days = kept.days.into_iter().collect();
     Ok(known)
 }
 
@@ -269,14 +288,17 @@ pub struct Watch {
     lease: String,
     file: PathBuf,
     day: String,
+    days_asked: String,
+    asks_for_days: bool,
     known: watch::Sender<Arc<Known>>,
 }
 
-/// The topic, and how far it was read.
+/// The topics, and how far they were read.
 struct Log {
     reader: Reader,
     decoder: Decoder,
     next: BTreeMap<i32, i64>,
+    next_status: BTreeMap<i32, i64>,
 }
 
 impl Log {
@@ -351,6 +373,7 @@ impl Watch {
             on_thread("reader", move || Ok::<_, anyhow::Error>(Reader::new(&kafka)?)).await?
         };
         let path = file(folder, id);
+        let Kept { day, days_asked, .. } = kept(&path)?;
         let mut watch = Self {
             checked: checked.clone(),
             master: checked.master,
@@ -359,10 +382,12 @@ impl Watch {
             calls,
             publisher,
             clock,
-            log: Some(Log { reader, decoder, next: BTreeMap::new() }),
+            log: Some(Log { reader, decoder, next: BTreeMap::new(), next_status: BTreeMap::new() }),
             store,
             lease: format!("{id}-reference-{owner}"),
-            day: kept(&path)?.day,
+            day,
+            days_asked,
+            asks_for_days: config.reference.holidays && checked.holidays.is_some(),
             file: path,
             known: watch::Sender::new(Arc::new(Known::default())),
         };
@@ -375,17 +400,38 @@ impl Watch {
         self.known.subscribe()
     }
 
-    /// Looks each trading day at the time configured, and at the start where that has passed, until it is told to stop.
+    /// Looks at instruments and days each trading day at the time configured, and at the start where that has passed, until it is told to stop.
     pub async fn daily(mut self, stop: Stop) {
-        let mut not_before = Timestamp::MIN;
+        let (mut not_before, mut days_not_before, mut read_at) = (Timestamp::MIN, Timestamp::MIN, Instant::now());
         while !stop.requested() {
             let now = self.clock.now();
-            if now >= not_before && self.is_due(now) {
-                // Another process may have looked.
-                if let Ok(kept) = kept(&self.file) {
-                    self.day = kept.day.max(self.day);
+            // Days first: they say whether today is one to look on.
+            if self.asks_for_days && now >= days_not_before && self.is_due(&self.days_asked, now) {
+                self.take_up_days();
+                if !self.is_due(&self.days_asked, now) {
+                    continue;
                 }
-                if !self.is_due(now) {
+                match self.compare(&stop).await {
+                    Ok(Some(seen)) => info!(
+                        provider = seen.provider,
+                        day = seen.day,
+                        days = seen.days,
+                        differences = seen.differences.len(),
+                        "compared the exchange's days"
+                    ),
+                    Ok(None) => return,
+                    Err(problem) => {
+                        warn!(
+                            problem = format!("{problem:#}"),
+                            "the exchange's days could not be asked for; again in ten minutes"
+                        );
+                        days_not_before = self.clock.now().plus_micros(RETRY_AFTER_MICROS);
+                    }
+                }
+            }
+            if now >= not_before && self.is_due(&self.day, now) {
+                self.take_up_days();
+                if !self.is_due(&self.day, now) {
                     continue;
                 }
                 match self.refresh(&stop).await {
@@ -406,6 +452,13 @@ impl Watch {
                     }
                 }
             }
+            // What people change meanwhile.
+            if read_at.elapsed() >= READ_AGAIN {
+                read_at = Instant::now();
+                if let Err(problem) = self.catch_up().await {
+                    warn!(problem = format!("{problem:#}"), "what was said meanwhile could not be read");
+                }
+            }
             tokio::select! {
                 () = stop.wait() => return,
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
@@ -413,11 +466,62 @@ impl Watch {
         }
     }
 
-    fn is_due(&self, now: Timestamp) -> bool {
-        let calendar = Calendar::of_venue(self.checked.provider.venue);
-        let today = date_of(calendar, now);
-        let has_session = || !super::plan::regular(calendar, today, today).is_empty();
-        self.day != today.to_string() && now >= calendar.instant(today, self.at) && has_session()
+    /// Another process may have looked.
+    fn take_up_days(&mut self) {
+        if let Ok(kept) = kept(&self.file) {
+            self.day = kept.day.max(std::mem::take(&mut self.day));
+            self.days_asked = kept.days_asked.max(std::mem::take(&mut self.days_asked));
+        }
+    }
+
+    fn is_due(&self, done: &str, now: Timestamp) -> bool {
+        let calendar = self.known.borrow().calendar(self.checked.provider.venue);
+        let today = date_of(&calendar, now);
+        let has_session = || !super::plan::regular(&calendar, today, today).is_empty();
+        done != today.to_string() && now >= calendar.instant(today, self.at) && has_session()
+    }
+
+    /// Asks for the exchange's coming days now and changes the calendar where it differs; `None` when it was told to stop while another process
+    /// looked.
+    ///
+    /// # Errors
+    /// The broker tells no days, refuses or fails too often; Kafka takes nothing.
+    pub async fn compare(&mut self, stop: &Stop) -> anyhow::Result<Option<Compared>> {
+        let id = self.checked.provider.id;
+        let days = self
+            .checked
+            .holidays
+            .with_context(|| format!("{id} tells nothing of the exchange's days; kis does"))
+            .exit(Exit::Usage)?;
+        let Some(lease) = self.store.lease([self.lease.clone()], stop).await? else { return Ok(None) };
+        lease.hold(self.compare_with(days)).await.map(Some)
+    }
+
+    async fn compare_with(&mut self, days: &'static dyn Holidays) -> anyhow::Result<Compared> {
+        let (id, venue) = (self.checked.provider.id, self.checked.provider.venue);
+        self.catch_up().await?;
+        let planned = Calendar::of_venue(venue);
+        let today = date_of(planned, self.clock.now());
+        let said = holidays::ask(&self.calls, days, today).await?;
+        let (known, now) = (self.known.borrow().clone(), self.clock.now());
+        let differences = holidays::differences(planned, &known.days, &known.calendar(venue), &said, now);
+        for difference in &differences {
+            warn!(
+                provider = id,
+                date = %difference.date,
+                calendar = difference.calendar,
+                broker = difference.broker,
+                published = difference.published,
+                "the broker says something else of a day than the calendar"
+            );
+            self.publisher.count_difference(difference.broker);
+            if let Some(control) = difference.control(id, planned, now) {
+                self.publisher.calendar_change(control).await?;
+            }
+        }
+        self.days_asked = today.to_string();
+        self.catch_up().await?;
+        Ok(Compared { provider: id, day: today.to_string(), days: said.len(), differences })
     }
 
     /// Looks now; `None` when it was told to stop while another process looked.
@@ -502,7 +606,7 @@ impl Watch {
     /// Reads what stands on the topic since the last time.
     async fn catch_up(&mut self) -> anyhow::Result<()> {
         let mut log = self.log.take().context("the log is read by one at a time")?;
-        let provider = self.checked.provider.id;
+        let (provider, calendar) = (self.checked.provider.id, Calendar::of_venue(self.checked.provider.venue));
         let mut known = Known::clone(&self.known.borrow());
         let (log, read) = on_thread("read-back", move || {
             let read = log.read_on(|said| {
@@ -510,6 +614,9 @@ impl Watch {
                     known.apply(said)
                 }
             });
+            let Log { reader, decoder, next_status, .. } = &mut log;
+            let read =
+                read.and_then(|()| Ok(read_changes(reader, decoder, calendar, next_status, &mut known.days, STALLED_AFTER)?));
             Ok((log, read.map(|()| known)))
         })
         .await?;
@@ -529,7 +636,12 @@ impl Watch {
     /// Written beside and renamed, so it is never half a file.
     fn keep(&self, known: &Known) -> anyhow::Result<()> {
         let doing = || format!("cannot write {}", self.file.display());
-        let kept = Kept { day: self.day.clone(), facts: known.all().cloned().collect() };
+        let kept = Kept {
+            day: self.day.clone(),
+            facts: known.all().cloned().collect(),
+            days_asked: self.days_asked.clone(),
+            days: known.days.iter().map(|(date, day)| (*date, day.clone())).collect(),
+        };
         let temporary = self.file.with_extension(format!("{}.tmp", std::process::id()));
         std::fs::write(&temporary, serde_json::to_vec(&kept)?).with_context(doing)?;
         std::fs::rename(&temporary, &self.file).with_context(doing)

@@ -2,11 +2,13 @@
 //!
 //! Played: `tokenP`, `revokeP`, `Approval` with their limits; registrations (41 of a key, one session of a key), `PINGPONG`, `H0STCNT0` (several
 //! records in a frame too), `H0STASP0`, `H0STMKO0` when a halt or an interruption begins and ends, the minute candles of any day, what investors bought
-//! of an instrument, what instruments are and are warned of, and which are the most active. Not played: other quotation calls and trading (404), other registrations (acknowledged, then silent),
+//! of an instrument, what instruments are and are warned of, which are the most active, and on which days it
+//! opens. Not played: other quotation calls and trading (404), other registrations (acknowledged, then silent),
 //! expected prices in auctions. Next: `day.rs`, then `socket.rs` and `rest.rs`.
 
 pub mod day;
 pub mod history;
+pub mod holidays;
 pub mod investors;
 pub mod master;
 pub mod quotations;

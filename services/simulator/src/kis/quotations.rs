@@ -52,7 +52,7 @@ impl Calls {
     }
 }
 
-struct Refusal(u16, &'static str, &'static str);
+pub(super) struct Refusal(u16, &'static str, &'static str);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -172,7 +172,7 @@ fn said(output: Value) -> Response {
 }
 
 /// Whom a call is about, once it is let through.
-async fn asked(
+pub(super) async fn asked(
     simulation: &Simulation,
     headers: &HeaderMap,
     tr_id: &str,
@@ -275,7 +275,7 @@ fn admit(simulation: &Simulation, headers: &HeaderMap, tr_id: &str) -> Result<()
     if of("tr_id") != tr_id {
         return Err(Refusal(500, "OPSQ0002", "없는 서비스 코드 입니다"));
     }
-    if config.paper && ["FHKST03010230", "FHPTJ04160001", "CTPF1002R", "FHPST01710000"].contains(&tr_id) {
+    if config.paper && ["FHKST03010230", "FHPTJ04160001", "CTPF1002R", "FHPST01710000", "CTCA0903R"].contains(&tr_id) {
         return Err(Refusal(500, "EGW00213", "모의투자 TR 이 아닙니다."));
     }
     Ok(())

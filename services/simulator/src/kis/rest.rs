@@ -2,7 +2,7 @@
 //! Next: `server.rs`.
 
 use super::quotations::{self, Calls};
-use super::{investors, ranking};
+use super::{holidays, investors, ranking};
 use crate::seed;
 use crate::simulation::Simulation;
 use axum::Router;
@@ -33,6 +33,7 @@ pub fn routes() -> Router<Arc<Simulation>> {
         .route("/uapi/domestic-stock/v1/quotations/inquire-daily-itemchartprice", get(quotations::days))
         .route("/uapi/domestic-stock/v1/quotations/search-stock-info", get(quotations::instrument))
         .route("/uapi/domestic-stock/v1/quotations/inquire-price", get(quotations::price))
+        .route("/uapi/domestic-stock/v1/quotations/chk-holiday", get(holidays::holidays))
         .route("/uapi/domestic-stock/v1/quotations/volume-rank", get(ranking::volume_rank))
         .route("/uapi/domestic-stock/v1/quotations/investor-trade-by-stock-daily", get(investors::daily))
         .fallback(async || {
@@ -48,6 +49,7 @@ pub struct Ledger {
     approvals: Mutex<HashMap<String, (String, Instant)>>,
     issued: AtomicU64,
     excess: AtomicU64,
+    days: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +82,16 @@ impl Ledger {
     /// One registration more than a key may hold was asked for.
     pub fn count_excess(&self) {
         self.excess.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The exchange's days were asked for.
+    pub fn count_days(&self) {
+        self.days.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often they were.
+    pub fn days(&self) -> u64 {
+        self.days.load(Ordering::Relaxed)
     }
 
     /// How many registrations were refused as too many.
