@@ -136,8 +136,8 @@ impl Passes {
                 Ok(pass.secret)
             }
             Err(problem) if !problem.retryable() => Err(anyhow!(
-                "{} refuses the credentials: {problem}; check {} in the environment or in the file of provider.credentials_file, and that \
-                 real keys go to the real host and paper keys to the paper host",
+                "{} refuses the credentials: {problem}; check {} in the environment or in the file that credentials_file names, and that real \
+                 keys go to the real host and paper keys to the paper host",
                 self.provider.id,
                 self.provider.credentials.join(", ")
             )
@@ -265,7 +265,7 @@ fn credentials(provider: &'static Provider, file: &Path, key: usize) -> anyhow::
         let name = if key == 1 { (*credential).to_owned() } else { format!("{credential}_{key}") };
         let value = setting(&name, file).exit(Exit::Usage)?.ok_or_else(|| {
             anyhow!(
-                "{} needs {name}; set it in the environment or as a line {name}=… in {} (provider.credentials_file)",
+                "{} needs {name}; set it in the environment or as a line {name}=… in {} (credentials_file)",
                 provider.id,
                 file.display()
             )
