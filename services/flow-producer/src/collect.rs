@@ -16,12 +16,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
-/// An endpoint of a source and the first month wanted of it.
+/// An endpoint of a source and the months wanted of it.
 pub struct Endpoint {
     /// What is asked for.
     pub series: Series,
     /// From this month on.
     pub next: Month,
+    /// Up to this month: the end of a period.
+    pub last: Month,
 }
 
 /// What came of a source's endpoints.
@@ -72,12 +74,15 @@ impl Collector {
         let http = marketflow_access::http_client(&url, config.request.timeout)?;
         let pace = source.pace();
         let (rate, burst) = if settings.per_second > 0.0 { (settings.per_second, 1.0) } else { (pace.per_second, pace.burst) };
+        let mut bucket = TokenBucket::new(rate, burst, Duration::ZERO);
+        // another run may have asked a moment ago, or have been told to wait
+        bucket.hold(journal.silence(id, now()).max(Duration::from_secs_f64(burst / rate)), Duration::ZERO);
         Ok(Self {
             source,
             url,
             key: checked.keys.get(id).cloned(),
             http,
-            bucket: TokenBucket::new(rate, burst, Duration::ZERO),
+            bucket,
             rate,
             requests: 0,
             started: Instant::now(),
@@ -91,17 +96,16 @@ impl Collector {
         })
     }
 
-    /// Collects the endpoints up to `last`.
+    /// Collects the endpoints.
     ///
     /// # Errors
     /// Kafka or the disk fail: what the source says does not end it.
-    pub async fn run(mut self, endpoints: Vec<Endpoint>, last: Month) -> anyhow::Result<Collected> {
+    pub async fn run(mut self, endpoints: Vec<Endpoint>) -> anyhow::Result<Collected> {
         let mut failed = Vec::new();
-        for Endpoint { series, next } in endpoints {
-            let mut next = next;
+        for Endpoint { series, mut next, last } in endpoints {
             while next <= last && !self.stop.requested() {
                 let through = match self.source.reach() {
-                    Reach::Months => next.plus(self.months_per_request - 1).min(last),
+                    Reach::Months => series.every.last_of(next.plus(self.months_per_request - 1)).min(last),
                     Reach::Everything => last,
                 };
                 let Some(readings) = self.ask(&series, next, through).await? else {
@@ -116,7 +120,7 @@ impl Collector {
         Ok(Collected { failed, least: Duration::from_secs_f64(f64::from(self.requests.saturating_sub(1)) / self.rate) })
     }
 
-    /// The values of these months; `None` when the source would not tell them, or the service stops.
+    /// The values of the periods that end with these months; `None` when the source would not tell them, or the service stops.
     async fn ask(&mut self, series: &Series, first: Month, last: Month) -> anyhow::Result<Option<Vec<Reading>>> {
         let mut backoff = Backoff::new(self.backoff);
         loop {
@@ -137,6 +141,9 @@ impl Collector {
                 RestError::Refused { .. } | RestError::Region { .. } | RestError::Unreadable { .. } => (None, Duration::ZERO),
             };
             let wait = wait.max(asked.unwrap_or_default()).max(least);
+            if asked.is_some() || !least.is_zero() {
+                self.journal.keep_silence(self.source.id(), now(), wait)?;
+            }
             self.bucket.hold(wait, self.started.elapsed());
             warn!(endpoint, %error, attempt = backoff.failures(), ?wait, "request failed; asking again");
             if self.stop.requested() {
@@ -202,13 +209,19 @@ impl Collector {
         self.metrics.waited.with_label_values(&[self.source.id()]).add(waited);
     }
 
+    /// The cursor stands at the last period that the source has told: what it publishes late is asked for again.
     async fn keep(&self, series: &Series, readings: Vec<Reading>, first: Month, through: Month) -> anyhow::Result<()> {
+        self.metrics.months_done.add(i64::from(through.months_since(first) + 1));
+        let Some(told) = readings.iter().map(|reading| reading.month).max() else {
+            info!(endpoint = series.endpoint(), from = %first, %through, "nothing is told of these months");
+            return Ok(());
+        };
         let provider = self.source.id().to_uppercase();
         let receive_time = now();
         let observations = readings.into_iter().map(|reading| Observation {
             provider: provider.clone(),
             series: series.name_of(&reading.value_name),
-            period_start: reading.month.start(),
+            period_start: series.every.first_of(reading.month).start(),
             period_end: reading.month.end(),
             value: reading.value,
             unit: series.values.get(&reading.value_name).cloned().unwrap_or_default(),
@@ -217,9 +230,8 @@ impl Collector {
             receive_time,
         });
         let (journal, endpoint, observations) = (self.journal.clone(), series.endpoint(), observations.collect::<Vec<_>>());
-        let written = on_thread("journal", move || journal.keep(&endpoint, observations, through)).await?;
-        self.metrics.months_done.add(i64::from(through.months_since(first) + 1));
-        info!(endpoint = series.endpoint(), from = %first, %through, written, "collected");
+        let written = on_thread("journal", move || journal.keep(&endpoint, observations, told)).await?;
+        info!(endpoint = series.endpoint(), from = %first, through = %told, written, "collected");
         Ok(())
     }
 }

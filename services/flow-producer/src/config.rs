@@ -1,6 +1,6 @@
 //! The flow-producer's configuration; `default.toml` holds every key with its unit.
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use jiff::civil::Date;
 use marketflow_access::config::max_calls_variable;
 use marketflow_access::{BudgetConfig, ClockConfig, RequestConfig, Symbols};
@@ -84,33 +84,32 @@ pub struct SourceConfig {
 
 /// What can be collected by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "String", into = "&'static str")]
 pub enum Part {
-    /// See [`Market`], as the others.
-    Stocks,
-    /// As above.
-    Bonds,
-    /// As above.
-    Forex,
-    /// As above.
-    Crypto,
-    /// As above.
-    Commodities,
-    /// As above.
-    RealEstate,
+    /// The series of a market.
+    Of(Market),
     /// What investors bought of Korean shares.
     KoreanInvestors,
 }
 
-impl Part {
-    const fn of(market: Market) -> Self {
-        match market {
-            Market::Stocks => Self::Stocks,
-            Market::Bonds => Self::Bonds,
-            Market::Forex => Self::Forex,
-            Market::Crypto => Self::Crypto,
-            Market::Commodities => Self::Commodities,
-            Market::RealEstate => Self::RealEstate,
+const KOREAN_INVESTORS: &str = "korean_investors";
+
+impl TryFrom<String> for Part {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text == KOREAN_INVESTORS {
+            return Ok(Self::KoreanInvestors);
+        }
+        text.parse().map(Self::Of).map_err(|problem| format!("{problem}, {KOREAN_INVESTORS}"))
+    }
+}
+
+impl From<Part> for &'static str {
+    fn from(part: Part) -> Self {
+        match part {
+            Part::Of(market) => market.as_str(),
+            Part::KoreanInvestors => KOREAN_INVESTORS,
         }
     }
 }
@@ -215,8 +214,8 @@ impl Config {
         }
         self.request.validate()?;
         self.metadata.validate()?;
-        let known = || series::ALL.iter().map(|source| source.id()).collect::<Vec<_>>().join(", ");
         for (id, source) in &self.sources {
+            let known = || series::ALL.iter().map(|source| source.id()).collect::<Vec<_>>().join(", ");
             ensure!(series::by_id(id).is_some(), "sources.{id} is none of: {}", known());
             ensure!(source.per_second >= 0.0 && source.per_second.is_finite(), "sources.{id}.per_second is negative");
         }
@@ -224,13 +223,9 @@ impl Config {
         let (set, name): (SeriesSet, _) = file_or("collect.series", &collect.series, SeriesSet::BUILT_IN)?;
         let (mut chosen, mut keys, mut names) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
         for series in set.series {
-            let source = series::by_id(&series.source);
-            let source = source.with_context(|| format!("{name}: source {:?} is none of: {}", series.source, known()))?;
-            if let Err(problem) = source.check(&series) {
-                bail!("{name}: {}: {problem}", series.endpoint());
-            }
+            let source = series.checked().map_err(|problem| anyhow!("{name}: {}: {problem}", series.endpoint()))?;
             ensure!(names.insert((series.source.clone(), series.code.clone())), "{name}: {} is there twice", series.endpoint());
-            if !collect.markets.is_empty() && !collect.markets.contains(&Part::of(series.market)) {
+            if !collect.markets.is_empty() && !collect.markets.contains(&Part::Of(series.market)) {
                 continue;
             }
             if let Some((variable, is_optional)) = source.credential()
@@ -311,8 +306,20 @@ mod tests {
         markets.dedup();
         assert_eq!(markets, Market::ALL);
         for series in &set.series {
-            assert_eq!(series::by_id(&series.source).unwrap().check(series), Ok(()), "{}", series.endpoint());
+            assert!(series.checked().is_ok(), "{}", series.endpoint());
         }
+    }
+
+    #[test]
+    fn markets_and_investors_are_spelled_in_one_way() {
+        let read = |text: &str| Part::try_from(text.to_owned());
+        for market in Market::ALL {
+            assert_eq!(read(market.as_str()), Ok(Part::Of(market)));
+            assert_eq!(<&str>::from(Part::Of(market)), market.as_str());
+        }
+        assert_eq!(read("korean_investors").map(<&str>::from), Ok("korean_investors"));
+        let problem = read("bond").unwrap_err();
+        assert!(problem.contains("\"bond\" is none of: stocks, bonds") && problem.ends_with("korean_investors"), "{problem}");
     }
 
     #[test]

@@ -58,6 +58,9 @@ struct Tracker {
     /// By endpoint of investors: the last day whose flows are in Kafka.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     days: BTreeMap<String, Date>,
+    /// By source: until when it asked for silence.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    silent_until: BTreeMap<String, Timestamp>,
 }
 
 impl Journal {
@@ -109,6 +112,24 @@ impl Journal {
     /// The last day of an endpoint of investors whose flows are in Kafka.
     pub fn days_collected_through(&self, endpoint: &str) -> Option<Date> {
         self.state().tracker.days.get(endpoint).copied()
+    }
+
+    /// How long a source still wants silence: a restart does not end that.
+    pub fn silence(&self, source: &str, now: Timestamp) -> Duration {
+        let until = self.state().tracker.silent_until.get(source).copied();
+        until.and_then(|until| u64::try_from(until.micros_since(now)).ok()).map_or(Duration::ZERO, Duration::from_micros)
+    }
+
+    /// Keeps that a source asked for silence.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn keep_silence(&self, source: &str, now: Timestamp, wait: Duration) -> anyhow::Result<()> {
+        let mut state = self.state();
+        let until = now.plus_micros(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX));
+        state.tracker.silent_until.retain(|_, until| *until > now);
+        state.tracker.silent_until.insert(source.to_owned(), until);
+        state.tracker.write(&self.files.tracker)
     }
 
     /// Writes what is new or revised, waits until Kafka has it, and then moves the endpoint's cursor to `through`. Returns how many were written.
@@ -265,10 +286,12 @@ mod tests {
         let month: Month = "2024-05".parse().unwrap();
         let day: Date = "2026-11-20".parse().unwrap();
         let endpoints = BTreeMap::from([("bonds/fred:DGS10".to_owned(), month)]);
-        let tracker = Tracker { endpoints, days: BTreeMap::from([(endpoint_of_days("kis", "005930"), day)]) };
+        let days = BTreeMap::from([(endpoint_of_days("kis", "005930"), day)]);
+        let silent_until = BTreeMap::from([("yahoo".to_owned(), Timestamp::parse("2026-11-22T00:01:00Z").unwrap())]);
+        let tracker = Tracker { endpoints, days, silent_until };
         tracker.write(&path).unwrap();
         let read = Tracker::read(&path).unwrap();
-        assert_eq!((read.endpoints, read.days), (tracker.endpoints, tracker.days));
+        assert_eq!((read.endpoints, read.days, read.silent_until), (tracker.endpoints, tracker.days, tracker.silent_until));
         std::fs::write(&path, r#"{"endpoints": {}}"#).unwrap();
         assert!(Tracker::read(&path).unwrap().days.is_empty(), "a file of before there were days");
         std::fs::write(&path, "{\"endpoints\": {\"x\"").unwrap();

@@ -1,4 +1,4 @@
-//! Flow-producer: monthly series of six markets in, observations out, and investors' net buying of Korean shares by day; resumable to the month
+//! Flow-producer: monthly and quarterly series of six markets in, observations out, and investors' net buying of Korean shares by day; resumable to the month
 //! and the day.
 //!
 //! Each source is asked by a task of its own at the pace it allows; what is answered goes to Kafka, and only when Kafka has it does the cursor
@@ -106,12 +106,12 @@ impl Work<'_> {
         let mut sources: BTreeMap<&'static str, Vec<Endpoint>> = BTreeMap::new();
         let mut months_due = 0;
         for (source, series) in &self.checked.series {
-            let endpoint = series.endpoint();
+            let (endpoint, last) = (series.endpoint(), series.every.last_ended(last));
             let next = self.journal.collected_through(&endpoint).map_or(first, |month| month.plus(1)).max(first);
             let next = if is_again { next.min(last.plus(1 - collect.update_months)) } else { next };
             if next <= last {
                 months_due += i64::from(last.months_since(next) + 1);
-                sources.entry(source.id()).or_default().push(Endpoint { series: series.clone(), next });
+                sources.entry(source.id()).or_default().push(Endpoint { series: series.clone(), next, last });
             }
         }
         self.metrics.months_due.set(months_due);
@@ -121,7 +121,7 @@ impl Work<'_> {
         for (id, endpoints) in sources {
             let (journal, metrics) = (self.journal.clone(), self.metrics.clone());
             let collector = Collector::new(id, self.config, self.checked, journal, metrics, stop.clone())?;
-            running.spawn(collector.run(endpoints, last));
+            running.spawn(collector.run(endpoints));
         }
         if let Some(desk) = self.desk {
             running.spawn(desk.clone().collect(is_again.then_some(self.config.investors.update_days)));

@@ -37,7 +37,7 @@ pub struct Config {
     pub kis: KisConfig,
     /// Kiwoom's manners.
     pub kiwoom: KiwoomConfig,
-    /// Sources of monthly series.
+    /// Sources of monthly and quarterly series.
     pub series: SeriesConfig,
     /// The admin port.
     pub admin: AdminConfig,

@@ -1,6 +1,6 @@
 //! Frankfurter: the European Central Bank's daily fixings, no key; a month's value is its last fixing. Source: its OpenAPI pages, version 1.
 
-use super::{Pace, Reading, Series, Source, VALUE, body, json, only, unreadable, value};
+use super::{Pace, Reading, Series, Source, VALUE, body, json, only, pair, unreadable, value};
 use crate::number::digits;
 use crate::{RestAnswer, RestError, Secret};
 use marketflow_model::Month;
@@ -23,12 +23,6 @@ struct Answer<'a> {
 #[derive(Deserialize)]
 struct Problem {
     message: String,
-}
-
-/// `USD/KRW` as base and quote.
-fn pair(series: &Series) -> Option<(&str, &str)> {
-    let is_code = |text: &str| text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
-    series.code.split_once('/').filter(|(base, quote)| is_code(base) && is_code(quote) && base != quote)
 }
 
 impl Source for Frankfurter {

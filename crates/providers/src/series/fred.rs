@@ -1,6 +1,6 @@
-//! FRED, the St. Louis Fed's series, by months: the last observation of each. Source: the API's own pages and recorded answers.
+//! FRED, the St. Louis Fed's series, by months or quarters: the last observation of each. Source: the API's own pages and recorded answers.
 
-use super::{Pace, Reading, Series, Source, VALUE, body, encoded, json, only, unreadable, value};
+use super::{Every, Pace, Reading, Series, Source, VALUE, body, encoded, json, only, unreadable, value};
 use crate::{RestAnswer, RestError, Secret};
 use marketflow_model::Month;
 use serde::Deserialize;
@@ -46,21 +46,31 @@ impl Source for Fred {
         Pace { per_second: 1.95, burst: 1.0, penalty: Duration::from_secs(20) }
     }
 
+    /// It makes quarters of months and months of days, and never the other way round.
+    fn periods(&self) -> &'static [Every] {
+        &[Every::Quarter, Every::Month]
+    }
+
     fn check(&self, series: &Series) -> Result<(), String> {
         only(series, &[VALUE])
     }
 
     fn request(&self, series: &Series, first: Month, last: Month, key: Option<&Secret>) -> String {
+        let frequency = match series.every {
+            Every::Month => "m",
+            Every::Quarter => "q",
+        };
+        // periods are named by their first day
         format!(
-            "/fred/series/observations?series_id={}&api_key={}&file_type=json&observation_start={}&observation_end={}&frequency=m&aggregation_method=eop",
+            "/fred/series/observations?series_id={}&api_key={}&file_type=json&observation_start={}&observation_end={}&frequency={frequency}&aggregation_method=eop",
             encoded(&series.code),
             key.map(Secret::expose).unwrap_or_default(),
-            first.first(),
+            series.every.first_of(first).first(),
             last.last()
         )
     }
 
-    fn read(&self, _: &Series, first: Month, last: Month, answer: RestAnswer<'_>) -> Result<Vec<Reading>, RestError> {
+    fn read(&self, series: &Series, first: Month, last: Month, answer: RestAnswer<'_>) -> Result<Vec<Reading>, RestError> {
         let text = body(answer, |text| {
             let said = serde_json::from_str::<Problem>(text).map(|problem| problem.error_message).ok();
             // the same as XML, when the format was not understood
@@ -72,7 +82,8 @@ impl Source for Fred {
         }
         let mut readings = Vec::with_capacity(answer.count);
         for row in answer.observations {
-            let month = Month::of_date(&row.date).ok_or_else(|| unreadable(format!("date {:?}", row.date)))?;
+            let begins = Month::of_date(&row.date).filter(|month| series.every.first_of(*month) == *month);
+            let month = series.every.last_of(begins.ok_or_else(|| unreadable(format!("date {:?}", row.date)))?);
             if (first..=last).contains(&month) {
                 let number = if row.value == "." { None } else { Some(value(&row.value)?) };
                 let vintage = Some(row.realtime_start);
@@ -107,6 +118,20 @@ mod tests {
         assert!(problem(&yield10, 400, None, json).to_string().contains("not registered"));
         let xml = r#"<error code="400" message="Bad Request.  Variable api_key has not been set."/>"#;
         assert!(problem(&yield10, 400, None, xml).to_string().contains("has not been set"));
+    }
+
+    #[test]
+    fn a_quarter_is_named_by_its_first_day_and_belongs_to_its_last_month() {
+        let row = |date: &str, value: &str| {
+            format!(r#"{{"realtime_start":"2026-11-20","realtime_end":"2026-11-20","date":"{date}","value":"{value}"}}"#)
+        };
+        let rows = [row("2023-10-01", "142.8535"), row("2024-01-01", "."), row("2024-04-01", "141.5")].join(",");
+        let answer = format!(r#"{{"count":3,"observations":[{rows}]}}"#);
+        let korea = Series { every: Every::Quarter, ..series("fred", "QKRN628BIS", &["value"]) };
+        assert_eq!(readings(&korea, "2023-12", "2024-05", ok(&answer)), ["value 2023-12 142.8535", "value 2024-03 ."]);
+        assert_eq!(problem(&korea, 200, None, &answer.replace("2024-04-01", "2024-05-01")).outcome(), "unreadable");
+        let path = Fred.request(&korea, "2023-12".parse().unwrap(), "2024-05".parse().unwrap(), None);
+        assert!(path.contains("observation_start=2023-10-01&observation_end=2024-05-31&frequency=q&"), "{path}");
     }
 
     #[test]

@@ -1,11 +1,13 @@
-//! Sources of monthly series: what to ask of each, and what its answers say. Pure, as the venues are.
+//! Sources of series by month or quarter: what to ask of each, and what its answers say. Pure, as the venues are.
 //!
 //! A source is one file here and one entry in [`ALL`]. An answer is never believed for its status alone: an HTML page, an empty body or an
 //! error object under HTTP 200 is an error, and a value published as missing stays missing.
 //!
 //! Next: `services/flow-producer/src/collect.rs`, which asks.
 
+mod alphavantage;
 mod binance;
+mod bis;
 mod frankfurter;
 mod fred;
 mod nasdaq;
@@ -20,11 +22,20 @@ use marketflow_model::{Month, SeriesValue, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Every source, sorted by id.
-pub const ALL: &[&dyn Source] =
-    &[&binance::Binance, &frankfurter::Frankfurter, &fred::Fred, &nasdaq::Nasdaq, &yahoo::Yahoo, &zillow::Zillow];
+pub const ALL: &[&dyn Source] = &[
+    &alphavantage::AlphaVantage,
+    &binance::Binance,
+    &bis::Bis,
+    &frankfurter::Frankfurter,
+    &fred::Fred,
+    &nasdaq::Nasdaq,
+    &yahoo::Yahoo,
+    &zillow::Zillow,
+];
 
 /// The source of an id, if there is one.
 pub fn by_id(id: &str) -> Option<&'static dyn Source> {
@@ -72,6 +83,54 @@ impl fmt::Display for Market {
     }
 }
 
+impl FromStr for Market {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = || Self::ALL.map(Self::as_str).join(", ");
+        Self::ALL.into_iter().find(|market| market.as_str() == text).ok_or_else(|| format!("{text:?} is none of: {}", known()))
+    }
+}
+
+/// How long the periods are for which a source tells a series' values. What is told by the day is asked for by the month.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Every {
+    /// Calendar months.
+    #[default]
+    Month,
+    /// Calendar quarters.
+    Quarter,
+}
+
+impl Every {
+    /// Months of a period.
+    pub const fn months(self) -> i32 {
+        match self {
+            Self::Month => 1,
+            Self::Quarter => 3,
+        }
+    }
+
+    /// The first month of the period that holds `month`.
+    #[must_use]
+    pub fn first_of(self, month: Month) -> Month {
+        month.plus(-((i32::from(month.month()) - 1) % self.months()))
+    }
+
+    /// The last month of the period that holds `month`.
+    #[must_use]
+    pub fn last_of(self, month: Month) -> Month {
+        self.first_of(month).plus(self.months() - 1)
+    }
+
+    /// The last month of the last period that is over at the end of `month`.
+    #[must_use]
+    pub fn last_ended(self, month: Month) -> Month {
+        self.first_of(month.plus(1)).plus(-1)
+    }
+}
+
 /// What is collected from one endpoint of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -82,11 +141,28 @@ pub struct Series {
     pub source: String,
     /// What the source calls it: `^GSPC`, `DGS10`, `USD/KRW`, `BTCUSDT`, `LBMA/GOLD`, `zhvi/FILE.csv#102001`.
     pub code: String,
+    /// How long its periods are.
+    #[serde(default)]
+    pub every: Every,
     /// The values taken and their units; the only value of a source that has one is called `value`.
     pub values: BTreeMap<String, String>,
 }
 
 impl Series {
+    /// The source that tells it, once that is known to do so.
+    ///
+    /// # Errors
+    /// What cannot be, in words.
+    pub fn checked(&self) -> Result<&'static dyn Source, String> {
+        let known = || ALL.iter().map(|source| source.id()).collect::<Vec<_>>().join(", ");
+        let source = by_id(&self.source).ok_or_else(|| format!("source {:?} is none of: {}", self.source, known()))?;
+        if !source.periods().contains(&self.every) {
+            let periods = source.periods();
+            return Err(format!("every = {:?} is none of what {} tells: {periods:?}", self.every, source.id()).to_lowercase());
+        }
+        source.check(self).map(|()| source)
+    }
+
     /// Name of its endpoint: what a cursor is kept for.
     pub fn endpoint(&self) -> String {
         format!("{}/{}:{}", self.market, self.source, self.code)
@@ -101,12 +177,12 @@ impl Series {
 /// Name of the only value of a source that has one.
 pub const VALUE: &str = "value";
 
-/// One value of one month.
+/// One value of one period.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// Which of the series' values.
     pub value_name: String,
-    /// Of which month.
+    /// Of which month; of a longer period, its last one.
     pub month: Month,
     /// `None`: published as missing.
     pub value: Option<SeriesValue>,
@@ -148,6 +224,10 @@ pub trait Source: Sync + fmt::Debug {
     }
     /// What it allows.
     fn pace(&self) -> Pace;
+    /// The periods for which it tells values.
+    fn periods(&self) -> &'static [Every] {
+        &[Every::Month]
+    }
     /// What one request answers.
     fn reach(&self) -> Reach {
         Reach::Months
@@ -159,7 +239,7 @@ pub trait Source: Sync + fmt::Debug {
     fn check(&self, series: &Series) -> Result<(), String>;
     /// Path and query for these months, both included; with the credential, so never to be shown.
     fn request(&self, series: &Series, first: Month, last: Month, key: Option<&Secret>) -> String;
-    /// The values of these months in an answer, months rising.
+    /// The values of the periods that end with one of these months, rising.
     ///
     /// # Errors
     /// Why the answer holds none.
@@ -175,6 +255,12 @@ fn only(series: &Series, known: &[&str]) -> Result<(), String> {
         Some(name) => Err(format!("values.{name} is none of: {}", known.join(", "))),
         None => Ok(()),
     }
+}
+
+/// `USD/KRW` as base and quote.
+fn pair(series: &Series) -> Option<(&str, &str)> {
+    let is_code = |text: &str| text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
+    series.code.split_once('/').filter(|(base, quote)| is_code(base) && is_code(quote) && base != quote)
 }
 
 /// A decimal number as text, exactly; digits beyond the twelfth decimal are rounded half to even (docs/methodology/fund-flows.md).
@@ -246,8 +332,9 @@ mod tests {
 
     pub(super) fn series(source: &str, code: &str, values: &[&str]) -> Series {
         let values = values.iter().map(|name| ((*name).to_owned(), "unit".to_owned())).collect();
-        let series = Series { market: Market::Stocks, source: source.to_owned(), code: code.to_owned(), values };
-        assert_eq!(by_id(source).unwrap().check(&series), Ok(()));
+        let (market, every) = (Market::Stocks, *by_id(source).unwrap().periods().last().unwrap());
+        let series = Series { market, source: source.to_owned(), code: code.to_owned(), every, values };
+        assert_eq!(series.checked().map(Source::id), Ok(source));
         series
     }
 
@@ -294,7 +381,9 @@ mod tests {
     #[test]
     fn no_answer_is_believed_for_its_status() {
         let all = [
+            series("alphavantage", "USD/KRW", &["close"]),
             series("binance", "BTCUSDT", &["close"]),
+            series("bis", "Q.XW.N.628", &["value"]),
             series("frankfurter", "USD/KRW", &["value"]),
             series("fred", "DGS10", &["value"]),
             series("nasdaq", "LBMA/GOLD", &["USD (PM)"]),
@@ -323,10 +412,25 @@ mod tests {
     }
 
     #[test]
+    fn periods_are_told_by_their_last_month() {
+        let ends = |month: &str| {
+            let month: Month = month.parse().unwrap();
+            [Every::Quarter.first_of(month), Every::Quarter.last_of(month), Every::Quarter.last_ended(month)]
+                .map(|m| m.to_string())
+        };
+        assert_eq!(ends("2026-10"), ["2026-10", "2026-12", "2026-09"]);
+        assert_eq!(ends("2026-12"), ["2026-10", "2026-12", "2026-12"]);
+        assert_eq!(ends("2027-01"), ["2027-01", "2027-03", "2026-12"]);
+        let month: Month = "2026-11".parse().unwrap();
+        assert_eq!([Every::Month.first_of(month), Every::Month.last_of(month), Every::Month.last_ended(month)], [month; 3]);
+    }
+
+    #[test]
     fn series_are_checked_and_named() {
         let gold =
             Series { values: BTreeMap::from([("price".to_owned(), "USD".to_owned())]), ..series("yahoo", "GC=F", &["close"]) };
-        assert!(by_id("yahoo").unwrap().check(&gold).unwrap_err().contains("price"));
+        assert!(gold.checked().unwrap_err().contains("price"));
+        assert!(Series { source: "quandl".to_owned(), ..gold }.checked().unwrap_err().contains("nasdaq, yahoo, zillow"));
         let gold = series("yahoo", "GC=F", &["close", "volume"]);
         assert_eq!((gold.endpoint().as_str(), gold.name_of("close").as_str()), ("stocks/yahoo:GC=F", "GC=F/close"));
         assert_eq!(series("fred", "DGS10", &["value"]).name_of("value"), "DGS10");

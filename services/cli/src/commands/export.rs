@@ -4,7 +4,9 @@ use super::archive::At;
 use crate::console::{block_on, json, line, say};
 use anyhow::{Context, anyhow};
 use clap::ValueEnum;
+use clap::builder::PossibleValuesParser;
 use marketflow_archive::{Place, Stored, market_path, row_count, to_csv};
+use marketflow_providers::series::Market;
 use marketflow_runtime::{Exit, ExitContext};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -21,8 +23,8 @@ Examples:
   marketflow export --market stocks --format csv --output stocks.csv --json")]
 pub struct Args {
     /// Which market
-    #[arg(long)]
-    market: Market,
+    #[arg(long, value_parser = PossibleValuesParser::new(Market::ALL.map(Market::as_str)))]
+    market: String,
     /// Which format
     #[arg(long, default_value = "csv")]
     format: Format,
@@ -34,17 +36,6 @@ pub struct Args {
     /// Print what was written as JSON: file, rows, bytes, SHA-256
     #[arg(long, requires = "output")]
     json: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum Market {
-    Stocks,
-    Bonds,
-    Forex,
-    Crypto,
-    Commodities,
-    RealEstate,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -66,8 +57,7 @@ struct Receipt {
 /// # Errors
 /// 2 when the market is not archived yet, 64 for Parquet on a terminal.
 pub fn run(args: Args) -> anyhow::Result<Exit> {
-    let name = args.market.to_possible_value().context("a market has a name")?;
-    let path = market_path(name.get_name());
+    let path = market_path(&args.market);
     let place = args.place.place();
     let archived = block_on(async { Place::open(&place, false)?.get(&path).await })?;
     let archived = archived

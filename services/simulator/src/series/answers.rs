@@ -38,10 +38,19 @@ fn values_of<'a>(table: &'a Table, source: &str, code: &str) -> Option<BTreeMap<
     (!found.is_empty()).then_some(found)
 }
 
+/// Whether a code is told by the quarter alone.
+pub(super) fn is_quarterly(source: &str, code: &str) -> bool {
+    source == "bis" || (source == "fred" && code.ends_with("BIS"))
+}
+
 /// What is generated for a code.
 pub(super) fn walks(source: &str, code: &str) -> Vec<Walk> {
-    let walk = |value, start, decimals, step, gaps| Walk { value, start, decimals, step, gaps };
+    let months = if is_quarterly(source, code) { 3 } else { 1 };
+    let walk = |value, start, decimals, step, gaps| Walk { value, start, decimals, step, gaps, months };
     match source {
+        "alphavantage" if code.ends_with("/KRW") => vec![walk("close", 1_200.0, 5, 0.03, false)],
+        "alphavantage" => vec![walk("close", 1.1, 5, 0.03, false)],
+        "bis" => vec![walk("value", 130.0, 4, 0.02, true)],
         "yahoo" => vec![walk("close", 250.0, 2, 0.08, true), walk("volume", 90_000_000.0, 0, 0.3, true)],
         "fred" => vec![walk("value", if code.starts_with('D') { 3.0 } else { 150.0 }, 2, 0.05, true)],
         "frankfurter" if code.ends_with("/KRW") => vec![walk("value", 1_200.0, 1, 0.03, false)],
@@ -61,6 +70,7 @@ pub(super) fn walks(source: &str, code: &str) -> Vec<Walk> {
 pub(super) fn limit(source: &str, parameters: &HashMap<String, String>) -> Option<Limit> {
     match source {
         "fred" => Some((120, Duration::from_secs(60))),
+        "alphavantage" => Some((60, Duration::from_secs(60))),
         "yahoo" => Some((60, Duration::from_secs(60))),
         "nasdaq" if parameters.contains_key("api_key") => Some((300, Duration::from_secs(10))),
         "nasdaq" => Some((20, Duration::from_secs(600))),
@@ -85,6 +95,8 @@ pub(super) fn too_many(source: &str) -> Response {
             429,
             json!({"quandl_error": {"code": "QELx04", "message": "You have exceeded the API speed limit of 300 calls per 10 seconds."}}),
         ),
+        "alphavantage" => axum::Json(json!({"Information": "Thank you for using Alpha Vantage! Please consider spreading out your free API requests more sparingly (1 request per second)."}))
+            .into_response(),
         "binance" => refuse(429, json!({"code": -1003, "msg": "Too much request weight used."})),
         _ => (StatusCode::TOO_MANY_REQUESTS, "Edge: Too Many Requests").into_response(),
     }
@@ -93,6 +105,8 @@ pub(super) fn too_many(source: &str) -> Response {
 /// What a source answers.
 pub(super) fn answer(source: &str, asked: &Asked<'_>, table: &Table, revisions: i32) -> Response {
     match source {
+        "alphavantage" => alphavantage(asked, table),
+        "bis" => bis(asked, table),
         "yahoo" => yahoo(asked, table),
         "fred" => fred(asked, table, revisions),
         "frankfurter" => frankfurter(asked, table),
@@ -100,6 +114,51 @@ pub(super) fn answer(source: &str, asked: &Asked<'_>, table: &Table, revisions: 
         "nasdaq" => nasdaq(asked, table),
         _ => zillow(asked, table),
     }
+}
+
+fn alphavantage(asked: &Asked<'_>, table: &Table) -> Response {
+    let problem = |said: &str| axum::Json(json!({"Error Message": said})).into_response();
+    if asked.path != "query" || asked.parameter("function") != Some("FX_MONTHLY") {
+        return problem("This API function does not exist.");
+    }
+    if asked.parameter("apikey").is_none_or(str::is_empty) {
+        return problem("the parameter apikey is invalid or missing.");
+    }
+    let code = asked.parameter("from_symbol").zip(asked.parameter("to_symbol")).map(|(from, to)| format!("{from}/{to}"));
+    let Some((code, known)) = code.and_then(|code| values_of(table, "alphavantage", &code).map(|known| (code, known))) else {
+        return problem(
+            "Invalid API call. Please retry or visit the documentation (https://www.alphavantage.co/documentation/) for FX_MONTHLY.",
+        );
+    };
+    // the newest first, each named by its last working day
+    let rows = known["close"].iter().rev().filter_map(|(month, number)| Some((month, number.as_ref()?))).map(|(month, rate)| {
+        let mut day = month.last_of_month();
+        while matches!(day.weekday(), Weekday::Saturday | Weekday::Sunday) {
+            day = day.yesterday().unwrap_or(*month);
+        }
+        format!(r#""{day}":{{"1. open":"{rate}","2. high":"{rate}","3. low":"{rate}","4. close":"{rate}"}}"#)
+    });
+    let rows = rows.collect::<Vec<_>>().join(",");
+    text(format!(
+        r#"{{"Meta Data":{{"1. Information":"Forex Monthly Prices (open, high, low, close)","2. Symbol":"{code}"}},"Time Series FX (Monthly)":{{{rows}}}}}"#
+    ))
+}
+
+fn bis(asked: &Asked<'_>, table: &Table) -> Response {
+    let key = asked.path.strip_prefix("api/v1/data/WS_SPP/").and_then(|path| path.strip_suffix("/all"));
+    let Some((key, known)) = key.and_then(|key| Some((key, values_of(table, "bis", key)?))) else {
+        return (StatusCode::NOT_FOUND, "No results found.").into_response();
+    };
+    if asked.parameter("format") != Some("csv") {
+        return (StatusCode::NOT_ACCEPTABLE, "format is not supported here but csv").into_response();
+    }
+    let columns = key.replace('.', ",");
+    let mut csv = "FREQ,REF_AREA,VALUE,UNIT_MEASURE,UNIT_MULT,BREAKS,COVERAGE,TITLE_TS,TIME_PERIOD,OBS_VALUE,OBS_STATUS,OBS_CONF,OBS_PRE_BREAK\n".to_owned();
+    for (month, number) in known["value"] {
+        let (number, status) = number.as_deref().map_or(("NaN", "M"), |number| (number, "A"));
+        csv.push_str(&format!("{columns},0,,,,{}-Q{},{number},{status},F,\n", month.year(), (month.month() + 2) / 3));
+    }
+    ([(header::CONTENT_TYPE, "text/csv")], csv).into_response()
 }
 
 fn yahoo(asked: &Asked<'_>, table: &Table) -> Response {
@@ -164,9 +223,15 @@ fn fred(asked: &Asked<'_>, table: &Table, revisions: i32) -> Response {
         let xml = r#"<?xml version="1.0" encoding="utf-8" ?><observations count="0"></observations>"#;
         return ([(header::CONTENT_TYPE, "text/xml; charset=UTF-8")], xml).into_response();
     }
-    let Some(known) = asked.parameter("series_id").and_then(|id| values_of(table, "fred", id)) else {
+    let id = asked.parameter("series_id").unwrap_or_default();
+    let Some(known) = values_of(table, "fred", id) else {
         return problem(400, "Bad Request.  The series does not exist.");
     };
+    // it makes longer periods of shorter ones and never the other way round; months are not made quarters here
+    let frequency = if is_quarterly("fred", id) { "q" } else { "m" };
+    if asked.parameter("frequency").is_some_and(|asked| asked != frequency) {
+        return problem(400, "Bad Request.  The value for variable frequency is not one that this series has.");
+    }
     let from = asked.date("observation_start").unwrap_or(Date::MIN);
     let to = asked.date("observation_end").unwrap_or(Date::MAX);
     let today = jiff::civil::date(2026, 11, 1).saturating_add(jiff::Span::new().days(revisions)).to_string();

@@ -1,4 +1,4 @@
-//! Sources of monthly series: a table of values, and each source's way of telling them, of limiting and of failing.
+//! Sources of monthly and quarterly series: a table of values, and each source's way of telling them, of limiting and of failing.
 //!
 //! Values are random walks from the seed, or those of a file. Limits count wall time, as the sources do. What each of them says is spelled in
 //! `answers.rs`. Next: `answers.rs`.
@@ -15,6 +15,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use jiff::Span;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -22,13 +23,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 type Shared = State<Arc<Simulation>>;
-/// First day of a month.
+/// First day of a month; a quarter's is that of its first month.
 type Month = Date;
 /// A value as text; `None`: published as missing.
 type Values = BTreeMap<Month, Option<String>>;
 
 /// The sources, sorted.
-const SOURCES: [&str; 6] = ["binance", "frankfurter", "fred", "nasdaq", "yahoo", "zillow"];
+const SOURCES: [&str; 8] = ["alphavantage", "binance", "bis", "frankfurter", "fred", "nasdaq", "yahoo", "zillow"];
 
 /// The wire routes below `/series`.
 pub fn routes() -> Router<Arc<Simulation>> {
@@ -63,8 +64,14 @@ struct Requests {
     refused: u64,
     /// Made to fail.
     failed: u64,
+    /// Of those, answered with `Retry-After`.
+    told_to_wait: u64,
+    /// Before that time had passed.
+    hasty: u64,
     #[serde(skip)]
     recent: VecDeque<Instant>,
+    #[serde(skip)]
+    not_before: Option<Instant>,
 }
 
 /// A value as `GET /series` shows and `POST /series` takes it.
@@ -126,15 +133,18 @@ struct Walk {
     decimals: u8,
     /// Size of a month's relative move.
     step: f64,
-    /// Whether months can be missing.
+    /// Whether periods can be missing.
     gaps: bool,
+    /// Of each period: 1 or 3.
+    months: i8,
 }
 
 impl Walk {
     fn play(&self, seed: u64, name: &str, (from, to): (Month, Month), missing: f64) -> Values {
         let series = seed::of_text(&format!("series {name} {}", self.value));
-        let (mut level, mut month, mut values) = (self.start, from, Values::new());
-        while month <= to {
+        let (mut level, mut month, mut values) = (self.start, self.period_of(from), Values::new());
+        // the last one has ended
+        while self.last_month_of(month) <= to {
             let at = [series, u64::try_from(values.len()).unwrap_or_default()];
             let step = self.step * (seed::pick_i64(seed, &at, 2_001) - 1_000) as f64 / 1_000.0;
             level = (level * (1.0 + step)).clamp(self.start / 1_000.0, self.start * 1_000.0);
@@ -143,9 +153,18 @@ impl Walk {
             #[expect(clippy::cast_possible_truncation, reason = "clamped far below")]
             let number = scaled_text(scaled as i128, self.decimals);
             values.insert(month, (!is_missing).then_some(number));
-            month = next(month);
+            month = next(self.last_month_of(month));
         }
         values
+    }
+
+    /// The first month of its period.
+    fn period_of(&self, month: Month) -> Month {
+        month.saturating_sub(Span::new().months((month.month() - 1) % self.months))
+    }
+
+    fn last_month_of(&self, period: Month) -> Month {
+        period.saturating_add(Span::new().months(self.months - 1))
     }
 }
 
@@ -171,6 +190,9 @@ async fn answer(
     let requests = known.requests.entry((*source).to_owned()).or_default();
     requests.received += 1;
     let now = Instant::now();
+    if requests.not_before.is_some_and(|not_before| now < not_before) {
+        requests.hasty += 1;
+    }
     if let Some((limit, window)) = answers::limit(source, &parameters) {
         while requests.recent.front().is_some_and(|at| now - *at >= window) {
             requests.recent.pop_front();
@@ -183,7 +205,12 @@ async fn answer(
     }
     if config.fail_every > 0 && requests.received % config.fail_every == 0 {
         requests.failed += 1;
-        return failure(source, requests.failed);
+        let response = failure(source, requests.failed);
+        if response.headers().contains_key(header::RETRY_AFTER) {
+            requests.told_to_wait += 1;
+            requests.not_before = Some(now + RETRY_AFTER);
+        }
+        return response;
     }
     let asked = answers::Asked { path: &path, parameters: &parameters, fred_api_key: &config.fred_api_key };
     answers::answer(source, &asked, &known.values, known.revisions)
@@ -194,7 +221,7 @@ fn failure(source: &str, count: u64) -> Response {
     match count % 4 {
         1 => {
             let mut response = answers::too_many(source);
-            response.headers_mut().insert(header::RETRY_AFTER, 1.into());
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER.as_secs().into());
             response
         }
         2 => Html("<!DOCTYPE html><html><body><p>Will be right back...</p></body></html>").into_response(),
@@ -233,6 +260,9 @@ async fn revise(State(simulation): Shared, Json(line): Json<Line>) -> Result<(),
 async fn requests(State(simulation): Shared) -> Json<BTreeMap<String, Requests>> {
     Json(simulation.series.known().requests.clone())
 }
+
+/// What a refusal asks for.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Requests allowed within a window.
 type Limit = (u32, Duration);

@@ -1,4 +1,4 @@
-//! `marketflow demo --market flows`: ten years of months of six markets, from their sources into Kafka, ClickHouse and Parquet. The collector is
+//! `marketflow demo --market flows`: ten years of six markets, from their sources into Kafka, ClickHouse and Parquet. The collector is
 //! killed on the way and goes on; at the end every value is compared with what the sources hold, and every flow with a recomputation.
 //!
 //! Next: `../flows/mod.rs`, the table and the picture.
@@ -19,7 +19,7 @@ use marketflow_contract::topics::OBSERVATIONS;
 use marketflow_engine::{MarketFlows, MarketSettings};
 use marketflow_kafka::{KafkaConfig, Reader, Registry, RegistryConfig};
 use marketflow_model::{Amount, Month, Observation, SeriesValue, Timestamp};
-use marketflow_providers::series::{Market, Series, SeriesSet};
+use marketflow_providers::series::{Every, Market, Series, SeriesSet};
 use marketflow_runtime::{Exit, ExitContext};
 use marketflow_stack::{Addresses, Language, Stack};
 use serde::{Deserialize, Serialize};
@@ -34,11 +34,11 @@ use tokio::time::sleep;
 
 const FIRST: &str = "2016-11";
 const LAST: &str = "2026-10";
-const MONTHS: i32 = 120;
 /// The collector is killed once it has so much of what it shall collect.
 const KILLED_AT_PERCENT: u64 = 40;
 /// Requests a second. The sources' limits a minute are in force; that of a minute suffices for all requests, so they need not be spread over more.
-const PACES: [(&str, f64); 5] = [("binance", 8.0), ("frankfurter", 8.0), ("fred", 8.0), ("yahoo", 4.0), ("zillow", 8.0)];
+const PACES: [(&str, f64); 6] =
+    [("binance", 8.0), ("bis", 8.0), ("frankfurter", 8.0), ("fred", 8.0), ("yahoo", 4.0), ("zillow", 8.0)];
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Collecting counts as stuck when no month came for so long.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
@@ -51,7 +51,10 @@ const SHOWN_MONTHS: i32 = 3;
 const BAR_COLUMNS: usize = 36;
 const MARKET_SETTINGS: &str = include_str!("../../../../../schemas/market_flows.toml");
 
-/// Provider, series, month.
+/// The picture of all months, in the demo's home.
+pub(super) const PICTURE: &str = "flows.svg";
+
+/// Provider, series, first month of the period.
 type Key = (String, String, Month);
 /// `None`: published as missing.
 type Values = BTreeMap<Key, Option<SeriesValue>>;
@@ -112,6 +115,7 @@ pub(super) struct Flows {
     stage: Stage,
     series: Vec<Series>,
     first: Month,
+    last: Month,
 }
 
 impl Flows {
@@ -127,11 +131,16 @@ impl Flows {
         }
         // what needs a key of a paid source is not among the built-in ones
         let set: SeriesSet = toml::from_str(SeriesSet::BUILT_IN).context("the built-in series")?;
-        Ok(Self { stage: Stage::new(args), series: set.series, first: FIRST.parse()? })
+        Ok(Self { stage: Stage::new(args), series: set.series, first: FIRST.parse()?, last: LAST.parse()? })
+    }
+
+    /// Months of one endpoint: where it tells quarters, up to the last one that is over.
+    fn months_of(&self, series: &Series) -> u64 {
+        u64::try_from(series.every.last_ended(self.last).months_since(self.first) + 1).unwrap_or_default()
     }
 
     fn months_due(&self) -> u64 {
-        self.series.len() as u64 * u64::from(MONTHS.unsigned_abs())
+        self.series.iter().map(|series| self.months_of(series)).sum()
     }
 
     fn simulator_variables(&self) -> Vec<(String, String)> {
@@ -223,7 +232,7 @@ impl Flows {
     fn show(&mut self, by_market: &BTreeMap<&'static str, u64>, killed_at: Option<u64>) {
         let (language, paint, all) = (self.stage.language, self.stage.screen.paint, self.months_due());
         let due_of = |market: &str| {
-            self.series.iter().filter(|series| series.market.as_str() == market).count() as u64 * u64::from(MONTHS.unsigned_abs())
+            self.series.iter().filter(|series| series.market.as_str() == market).map(|series| self.months_of(series)).sum::<u64>()
         };
         let rows: Vec<(&str, u64, u64)> = Market::ALL
             .map(|market| (market.as_str(), by_market.get(market.as_str()).copied().unwrap_or_default(), due_of(market.as_str())))
@@ -399,6 +408,7 @@ impl Flows {
         if kept {
             lines.push(format!("  {with_home} flows --from 2020-01 --to 2020-12"));
             lines.push(format!("  {with_home} flows --format svg --measure share > share.svg"));
+            lines.push(format!("  {with_home} flows rotation --format svg > rotation.svg"));
             lines.push(language.pick(
                 format!("It keeps running. Stop it: {with_home} down"),
                 format!("계속 실행 중입니다. 끝내려면: {with_home} down"),
@@ -466,7 +476,7 @@ impl Performance for Flows {
             requests: sources.requests().await?,
         };
         let flows = flows::of_markets(&clickhouse).await?;
-        let path = self.stage.home.join("flows.svg");
+        let path = self.stage.home.join(PICTURE);
         let svg = picture::svg(&flows, "market, COMBINED, USD", Measure::ZScore)?;
         fs::write(&path, svg).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Outcome { findings, collected, checking: checking.elapsed(), flows, picture: path })
@@ -548,8 +558,12 @@ fn source_value(line: &str) -> anyhow::Result<(Key, Option<SeriesValue>)> {
 
 fn keyed(observation: &Observation) -> anyhow::Result<(Key, Option<SeriesValue>)> {
     let Observation { provider, series, period_start, value, .. } = observation;
-    let month = Month::of(*period_start).filter(|month| month.start() == *period_start && month.end() == observation.period_end);
-    let month = month.with_context(|| format!("{provider}:{series}: {period_start} begins no month"))?;
+    let is_period = |month: &Month| {
+        let ends = [Every::Month, Every::Quarter].map(|every| every.last_of(*month).end());
+        month.start() == *period_start && ends.contains(&observation.period_end)
+    };
+    let month = Month::of(*period_start).filter(is_period);
+    let month = month.with_context(|| format!("{provider}:{series}: {period_start} begins no month or quarter"))?;
     Ok(((provider.clone(), series.clone(), month), *value))
 }
 
