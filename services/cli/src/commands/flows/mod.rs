@@ -1,8 +1,9 @@
 //! `marketflow flows`: months of fund flows from ClickHouse as a table, CSV, JSON or a picture; who leads whom, from where to where, and what may come.
 //!
-//! Next: `views.rs`, `picture.rs`.
+//! Next: `views.rs`, `picture.rs`, `rotation_map.rs`.
 
 pub(crate) mod picture;
+mod rotation_map;
 mod views;
 
 use super::bars::plain;
@@ -27,8 +28,8 @@ rotation: net outflows of each month matched to its net inflows in proportion; n
 forecast: FORECAST, not observed: simple exponential smoothing with a 95 % interval, and how such forecasts would have done at every earlier month
 against the naive one, that each month will be as the last (mase below 1 is better than naive).
 
-svg is a picture of months: each month of each market by colour, orange for outflow and violet for inflow, and each market's net flow below. Browsers show
-it, and turn it into PNG: chromium --headless --window-size=1280,1060 --screenshot=flows.png flows.svg
+svg is a picture. Of months: each month of each market by colour, orange for outflow and violet for inflow, and each market's net flow below. Of rotation: a
+map from each market to each, summed over the months chosen. Browsers show it, and turn it into PNG: chromium --headless --window-size=1280,1060 --screenshot=flows.png flows.svg
 
 Examples:
   marketflow flows --from 2020-01 --to 2020-12
@@ -38,6 +39,7 @@ Examples:
   marketflow flows --scope investor_class --method REPORTED --currency KRW
   marketflow flows lead-lag --market stocks
   marketflow flows rotation --from 2020-01 --format csv > rotation.csv
+  marketflow flows rotation --from 2020-01 --to 2020-12 --format svg > rotation.svg
   marketflow flows forecast --market crypto --months 3")]
 pub struct Args {
     /// What of them
@@ -145,10 +147,14 @@ impl Args {
     fn check(&self) -> anyhow::Result<()> {
         let is_picture = self.format == Format::Svg;
         ensure!(
-            !is_picture || self.view == View::Months,
-            "--format svg draws months; lead-lag, rotation and forecast are table, csv or json"
+            !is_picture || matches!(self.view, View::Months | View::Rotation),
+            "--format svg draws months and rotation; lead-lag and forecast are table, csv or json"
         );
-        ensure!(self.measure.is_none() || is_picture, "--measure says what the colours of --format svg mean; give both");
+        let is_months = is_picture && self.view == View::Months;
+        ensure!(
+            self.measure.is_none() || is_months,
+            "--measure says what the colours of the months in --format svg mean; give both"
+        );
         ensure!(
             self.months.is_none() || self.view == View::Forecast,
             "--months says how many months to forecast: marketflow flows forecast"
@@ -276,12 +282,21 @@ pub(crate) fn table(flows: &[PrintedFlow]) -> String {
             flow.outflow.clone(),
             flow.net.clone(),
             flow.currency.clone(),
-            flow.share.map(|share| format!("{:.1}", share * 100.0)).unwrap_or_default(),
-            flow.z_score.map(|score| format!("{score:.2}")).unwrap_or_default(),
+            flow.share.map(|share| rounded(share * 100.0, 1)).unwrap_or_default(),
+            flow.z_score.map(|score| rounded(score, 2)).unwrap_or_default(),
             if flow.stale { "stale".to_owned() } else { String::new() },
         ]);
     }
     drawn(&table)
+}
+
+/// No minus before what is rounded to nothing.
+fn rounded(value: f64, decimals: usize) -> String {
+    let text = format!("{value:.decimals$}");
+    match text.strip_prefix('-') {
+        Some(digits) if digits.bytes().all(|byte| matches!(byte, b'0' | b'.')) => digits.to_owned(),
+        _ => text,
+    }
 }
 
 #[cfg(test)]
@@ -309,6 +324,7 @@ mod tests {
         assert_eq!(CSV_HEADER.split(',').count(), flow.cells().len());
         let shown = table(&[flow]);
         assert!(shown.contains("-25.0") && shown.ends_with("stale"), "{shown}");
+        assert_eq!([-0.04, -0.06, 0.0].map(|value| rounded(value, 1)), ["0.0", "-0.1", "0.0"]);
         assert!(PrintedFlow::read(vec![None; 3]).is_err() && PrintedFlow::read(vec![None; 11]).is_err());
     }
 
@@ -317,15 +333,20 @@ mod tests {
         let check = |line: &str| Line::parse_from(line.split(' ')).args.check().map_err(|problem| problem.to_string());
         for (line, named) in [
             ("flows --measure share", "--measure"),
+            ("flows rotation --format svg --measure share", "--measure"),
             ("flows lead-lag --format svg", "svg"),
             ("flows forecast --from 2020-01", "--from"),
             ("flows rotation --months 3", "--months"),
         ] {
             assert!(check(line).unwrap_err().contains(named), "{line}");
         }
-        for line in
-            ["flows --format svg --measure share", "flows forecast --months 3", "flows rotation --from 2020-01", "flows lead-lag"]
-        {
+        for line in [
+            "flows --format svg --measure share",
+            "flows rotation --format svg",
+            "flows forecast --months 3",
+            "flows rotation --from 2020-01",
+            "flows lead-lag",
+        ] {
             assert_eq!(check(line), Ok(()), "{line}");
         }
     }

@@ -16,11 +16,11 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, IntoFont, RGBColor, ShapeStyle, TextStyle, WHITE};
 use std::collections::BTreeMap;
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Pixels.
 const WIDTH: u32 = 1280;
-const MARGIN: u32 = 16;
+pub(super) const MARGIN: u32 = 16;
 const LEFT: u32 = 170;
 const RIGHT: u32 = 30;
 const HEADER: u32 = 112;
@@ -28,6 +28,8 @@ const ROW: u32 = 30;
 const YEARS: u32 = 34;
 const PANEL: u32 = 112;
 const TITLE: u32 = 26;
+/// Numbers on the scale of a panel.
+const MARKS_AT_MOST: usize = 5;
 /// More names would make a picture that nobody reads.
 const NAMES_AT_MOST: usize = 40;
 
@@ -44,12 +46,12 @@ const COLOURS: [RGBColor; 9] = [
     RGBColor(84, 39, 136),
 ];
 const OUTFLOW: RGBColor = COLOURS[0];
-const INFLOW: RGBColor = COLOURS[8];
+pub(super) const INFLOW: RGBColor = COLOURS[8];
 /// A month that cannot be compared.
 const NO_VALUE: RGBColor = RGBColor(205, 205, 205);
-const INK: RGBColor = RGBColor(45, 45, 45);
-const FAINT: RGBColor = RGBColor(120, 120, 120);
-const GRID: RGBColor = RGBColor(225, 225, 225);
+pub(super) const INK: RGBColor = RGBColor(45, 45, 45);
+pub(super) const FAINT: RGBColor = RGBColor(120, 120, 120);
+pub(super) const GRID: RGBColor = RGBColor(225, 225, 225);
 
 /// The order in which people list the markets; other names follow by the alphabet.
 const MARKETS: [&str; 6] = ["stocks", "bonds", "forex", "crypto", "commodities", "real_estate"];
@@ -109,9 +111,7 @@ impl<'a> Shown<'a> {
         }
         let first = by_month.keys().map(|(_, month)| *month).min().context("there are no flows to draw")?;
         let last = by_month.keys().map(|(_, month)| *month).max().unwrap_or(first);
-        let mut names: Vec<&str> = by_month.keys().map(|(name, _)| *name).collect();
-        names.sort_by_key(|name| (MARKETS.iter().position(|market| market == name).unwrap_or(MARKETS.len()), *name));
-        names.dedup();
+        let names = in_order(by_month.keys().map(|(name, _)| *name).collect());
         ensure!(names.len() <= NAMES_AT_MOST, "{} names are too many for a picture; choose some by --market", names.len());
         let limit = match measure {
             Measure::ZScore => 3.0,
@@ -195,7 +195,7 @@ impl<'a> Shown<'a> {
             }
             area.draw(&Rectangle::new(corners, thin(FAINT)))?;
             write(area, words, (x + 20, top + high / 2), 13, INK, HPos::Left)?;
-            x += 36 + u32::try_from(words.chars().count())? * if words.is_ascii() { 7 } else { 12 };
+            x += 36 + u32::try_from(words.chars().count())? * if words.is_ascii() { 6 } else { 11 };
         }
         Ok(())
     }
@@ -241,17 +241,13 @@ impl<'a> Shown<'a> {
             .margin_bottom(6)
             .set_label_area_size(LabelAreaPosition::Left, LEFT)
             .build_cartesian_2d(0.0..months, low / scale - room..high / scale + room)?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .disable_x_axis()
-            .y_labels(4)
-            .y_label_style(text_style(12, FAINT))
-            .y_label_formatter(&|value| plain_number(*value))
-            .y_max_light_lines(0)
-            .bold_line_style(GRID)
-            .axis_style(GRID)
-            .draw()?;
+        // the library's own choice can be the 0 alone
+        let top = area.get_pixel_range().1.start;
+        for mark in scale_marks(low / scale, high / scale) {
+            chart.draw_series([PathElement::new([(0.0, mark), (months, mark)], GRID)])?;
+            let (_, y) = chart.backend_coord(&(0.0, mark));
+            write(area, &plain_number(mark), (LEFT - 10, u32::try_from(y - top).unwrap_or_default()), 12, FAINT, HPos::Right)?;
+        }
         let bars = flows.iter().map(|(month, stale, net)| {
             let x = f64::from(month.months_since(self.first));
             let style = if *net < 0.0 { OUTFLOW } else { INFLOW };
@@ -317,14 +313,33 @@ fn draw_missing(area: &Area<'_>, [(left, top), (right, bottom)]: [(i32, i32); 2]
 fn colour(value: f64) -> RGBColor {
     let place = (value + 1.0) / 2.0 * (COLOURS.len() - 1) as f64;
     let below = place.floor().clamp(0.0, (COLOURS.len() - 2) as f64);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a list of nine; a part of a colour")]
-    let between = |from: u8, to: u8| (f64::from(from) + (f64::from(to) - f64::from(from)) * (place - below)).round() as u8;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the list")]
     let (from, to) = (COLOURS[below as usize], COLOURS[below as usize + 1]);
-    RGBColor(between(from.0, to.0), between(from.1, to.1), between(from.2, to.2))
+    let part = place - below;
+    RGBColor(between(from.0, to.0, part), between(from.1, to.1, part), between(from.2, to.2, part))
 }
 
-fn write(area: &Area<'_>, words: &str, (x, y): (u32, u32), size: u32, colour: RGBColor, anchor: HPos) -> anyhow::Result<()> {
+/// So much of the way from one part of a colour to another's.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a colour")]
+pub(super) fn between(from: u8, to: u8, part: f64) -> u8 {
+    (f64::from(from) + (f64::from(to) - f64::from(from)) * part).round() as u8
+}
+
+/// Each name once: markets as people list them, others by the alphabet.
+pub(super) fn in_order(mut names: Vec<&str>) -> Vec<&str> {
+    names.sort_by_key(|name| (MARKETS.iter().position(|market| market == name).unwrap_or(MARKETS.len()), *name));
+    names.dedup();
+    names
+}
+
+pub(super) fn write(
+    area: &Area<'_>,
+    words: &str,
+    (x, y): (u32, u32),
+    size: u32,
+    colour: RGBColor,
+    anchor: HPos,
+) -> anyhow::Result<()> {
     let style = text_style(size, colour).pos(Pos::new(anchor, VPos::Center));
     Ok(area.draw(&Text::new(words.to_owned(), at(x, y), style))?)
 }
@@ -333,22 +348,32 @@ fn text_style(size: u32, colour: RGBColor) -> TextStyle<'static> {
     TextStyle { color: colour.to_backend_color(), ..("sans-serif", size).into_font().into() }
 }
 
-fn thin(colour: RGBColor) -> ShapeStyle {
+pub(super) fn thin(colour: RGBColor) -> ShapeStyle {
     colour.stroke_width(1)
 }
 
 /// Pixels as plotters counts them.
-fn at(x: u32, y: u32) -> (i32, i32) {
+pub(super) fn at(x: u32, y: u32) -> (i32, i32) {
     (i32::try_from(x).unwrap_or(i32::MAX), i32::try_from(y).unwrap_or(i32::MAX))
 }
 
 /// `real_estate` as people write it.
-fn words(name: &str) -> String {
-    name.replace('_', " ")
+pub(super) fn words(name: &str) -> String {
+    let korean = match name {
+        "stocks" => "주식",
+        "bonds" => "채권",
+        "forex" => "외환",
+        "crypto" => "암호화폐",
+        "commodities" => "원자재",
+        "real_estate" => "부동산",
+        "all" => "전체",
+        _ => name,
+    };
+    say(name, korean).replace('_', " ")
 }
 
 /// In which unit amounts up to `greatest` are written, and how much it is.
-fn unit_of(greatest: f64) -> (&'static str, f64) {
+pub(super) fn unit_of(greatest: f64) -> (&'static str, f64) {
     let units = [
         (say("trillion", "조"), 1e12),
         (say("billion", "십억"), 1e9),
@@ -358,11 +383,34 @@ fn unit_of(greatest: f64) -> (&'static str, f64) {
     units.into_iter().find(|(_, scale)| greatest >= *scale).unwrap_or(("", 1.0))
 }
 
+/// Round numbers from `low` to `high`, 0 among them: 1, 2 or 5 times a power of ten apart, as close as there is room for.
+fn scale_marks(low: f64, high: f64) -> Vec<f64> {
+    const HALF_OF_THEM: f64 = MARKS_AT_MOST as f64 / 2.0;
+    let reach = high.max(-low);
+    if reach <= 0.0 {
+        return vec![0.0];
+    }
+    let power = 10_f64.powf((reach / HALF_OF_THEM).log10().floor());
+    let marks = |step: f64| -> Vec<f64> {
+        let (mut marks, mut mark) = (Vec::new(), (low / step).ceil());
+        while mark * step <= high {
+            marks.push(mark * step);
+            mark += 1.0;
+        }
+        marks
+    };
+    [1.0, 2.0, 5.0, 10.0]
+        .map(|times| marks(times * power))
+        .into_iter()
+        .find(|marks| marks.len() <= MARKS_AT_MOST)
+        .unwrap_or_default()
+}
+
 /// Without digits that say nothing.
-fn plain_number(value: f64) -> String {
+pub(super) fn plain_number(value: f64) -> String {
     let text = format!("{value:.2}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
-    if text == "-0" { "0".to_owned() } else { text.to_owned() }
+    if text == "-0" { "0".to_owned() } else { text.replace('-', "−") }
 }
 
 #[cfg(test)]
@@ -436,6 +484,15 @@ mod tests {
     fn amounts_are_written_short() {
         let scales = [3e12, 2e9, 1e6, 5_000.0, 999.0, 0.0].map(|greatest| plain_number(unit_of(greatest).1));
         assert_eq!(scales, ["1000000000000", "1000000000", "1000000", "1000", "1", "1"]);
-        assert_eq!([1.5, -0.001, 20.0, -2.25].map(plain_number), ["1.5", "0", "20", "-2.25"]);
+        assert_eq!([1.5, -0.001, 20.0, -2.25].map(plain_number), ["1.5", "0", "20", "−2.25"]);
+        for (low, high, expected) in [
+            (-347.0, 425.0, vec!["−200", "0", "200", "400"]),
+            (-25.0, 27.0, vec!["−20", "−10", "0", "10", "20"]),
+            (0.0, 999.0, vec!["0", "200", "400", "600", "800"]),
+            (-1.4, 0.0, vec!["−1", "−0.5", "0"]),
+            (0.0, 0.0, vec!["0"]),
+        ] {
+            assert_eq!(scale_marks(low, high).into_iter().map(plain_number).collect::<Vec<_>>(), expected, "{low} to {high}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! Next: `schemas/clickhouse/018_investors_and_lead_lag.sql`, `crates/engine/src/forecast.rs`.
 
-use super::{Args, Format};
+use super::{Args, Format, rotation_map};
 use crate::commands::bars::plain;
 use crate::commands::query::{Texts, texts};
 use crate::console::{block_on, drawn, json, line};
@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use marketflow_clickhouse::ClickHouse;
 use marketflow_engine::{MONTHS_AT_LEAST, forecast as forecast_of};
 use marketflow_model::Month;
-use marketflow_runtime::Exit;
+use marketflow_runtime::{Exit, ExitContext};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -49,7 +49,7 @@ fn print<P: Printed>(rows: &[P], format: Format) -> anyhow::Result<Exit> {
             });
             line(&drawn(&table));
         }
-        Format::Svg => bail!("only months are drawn"),
+        Format::Svg => bail!("only months and rotation are drawn"),
     }
     Ok(Exit::Ok)
 }
@@ -135,13 +135,13 @@ pub(super) fn lead_lag(clickhouse: &ClickHouse, args: &Args) -> anyhow::Result<E
 // ---- from where to where
 
 #[derive(Debug, Serialize)]
-struct Rotation {
-    month: String,
-    from: String,
-    to: String,
-    amount: String,
-    currency: String,
-    stale: bool,
+pub(super) struct Rotation {
+    pub(super) month: String,
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) amount: String,
+    pub(super) currency: String,
+    pub(super) stale: bool,
 }
 
 const ROTATION: &str = "SELECT formatDateTime(open_time, '%Y-%m'), from_name, to_name, toString(amount), toString(currency), toString(toUInt8(stale)) \
@@ -171,7 +171,12 @@ pub(super) fn rotation(clickhouse: &ClickHouse, args: &Args) -> anyhow::Result<E
         let [month, from, to, amount, currency, stale] = columns(row)?;
         Ok(Rotation { month, from, to, amount: plain(Some(amount))?, currency, stale: stale == "1" })
     });
-    print(&rows.collect::<anyhow::Result<Vec<_>>>()?, args.format)
+    let rows = rows.collect::<anyhow::Result<Vec<_>>>()?;
+    if args.format == Format::Svg {
+        line(&rotation_map::svg(&rows).exit(Exit::CheckSaidNo)?);
+        return Ok(Exit::Ok);
+    }
+    print(&rows, args.format)
 }
 
 // ---- what may come
