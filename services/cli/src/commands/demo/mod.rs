@@ -457,10 +457,14 @@ async fn wipe(home: &Path, language: Language) -> anyhow::Result<()> {
         .exit(Exit::TryAgain);
     }
     purge(home).await.map_err(|error| problem(&error))?;
-    for file in [plan::truth_file(home), home.join("stack.toml")] {
-        match std::fs::remove_file(&file) {
+    // what outlives a stack elsewhere is of an earlier demo here
+    let folders = ["archive", "data"].map(|name| home.join(name));
+    let files = [plan::truth_file(home), home.join("stack.toml"), home.join(flows::PICTURE)];
+    let removed = folders.iter().map(|path| (path, std::fs::remove_dir_all(path)));
+    for (path, removed) in removed.chain(files.iter().map(|path| (path, std::fs::remove_file(path)))) {
+        match removed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove {}", file.display()));
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
             }
             _ => {}
         }
@@ -470,7 +474,23 @@ async fn wipe(home: &Path, language: Language) -> anyhow::Result<()> {
 
 #[cfg(test)]
 pub(in crate::commands::demo) mod tests {
+    use super::*;
     use marketflow_model::{Amount, Bar, BarSource, Feed, Interval, Quality, Quantity, Timestamp};
+
+    #[tokio::test]
+    async fn nothing_of_an_earlier_demo_is_left() {
+        let home = tempfile::tempdir().unwrap();
+        for folder in ["archive/market.trades.v1", "data", "kafka", "run"] {
+            std::fs::create_dir_all(home.path().join(folder)).unwrap();
+        }
+        for file in ["data/bonds.parquet", "flows.svg", "stack.toml", "archive/market.trades.v1/x"] {
+            std::fs::write(home.path().join(file), "old").unwrap();
+        }
+        wipe(home.path(), Language::English).await.unwrap();
+        let left: Vec<_> = std::fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| name == "run"), "{left:?}");
+        wipe(&home.path().join("of/nobody"), Language::English).await.unwrap();
+    }
 
     /// A one-minute bar for the drawing.
     pub(in crate::commands::demo) fn bar(minute: i64, open: &str, high: &str, low: &str, close: &str) -> Bar {
