@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build fmt lint test test-quick test-fault fuzz bench bench-processor bench-peers bench-sink schemas up down demo doc audit ci
+.PHONY: help setup build fmt lint test test-quick test-fault fuzz bench bench-ingest bench-processor bench-peers bench-sink schemas up down demo doc audit ci
 
 CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
@@ -53,6 +53,10 @@ bench: setup ## throughput and cost of the whole path, in release; appends to do
 bench-processor: setup ## the processor's memory, restore, processes and latency, in release; appends to docs/benchmarks.md
 	@$(CARGO) build --release --workspace --bins
 	@$(or $(CARGO_TARGET_DIR),target)/release/marketflow-benches processor
+
+bench-ingest: setup ## one tick-producer on one core, thousands of instruments and a burst, in release; appends to docs/benchmarks.md
+	@$(CARGO) build --release --workspace --bins
+	@$(or $(CARGO_TARGET_DIR),target)/release/marketflow-benches ingest
 
 bench-sink: setup ## the sink beside its floors and ClickHouse's Kafka engine, in release; appends to docs/benchmarks.md
 	@$(CARGO) build --release --workspace --bins

@@ -1,10 +1,11 @@
 //! Throughput and cost of the whole path on a generated load: the processor alone, the sink alone, and everything at once. `processor`: its own
-//! figures (`processor.rs`). `sink`: the sink beside its floors (`sink.rs`).
+//! figures (`processor.rs`). `ingest`: the tick-producer's (`ingest.rs`). `sink`: the sink beside its floors (`sink.rs`).
 //!
 //! Each run has a stack of its own. Prints medians with machine and revision and appends them to `docs/benchmarks.md`. Figures of one run of this
 //! program compare with each other; the machine is noisy, so figures of two runs hardly do.
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
+mod ingest;
 mod load;
 mod measure;
 mod processor;
@@ -50,6 +51,8 @@ struct Args {
 enum What {
     /// The processor's memory, restore, processes and latency
     Processor(processor::Settings),
+    /// The tick-producer with thousands of instruments, and in a burst
+    Ingest(ingest::Settings),
     /// The sink beside its floors and ClickHouse's own Kafka engine
     Sink(sink::Settings),
 }
@@ -59,6 +62,7 @@ async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     match &args.what {
         Some(What::Processor(settings)) => return append(&args, &processor::measure(settings).await?),
+        Some(What::Ingest(settings)) => return append(&args, &ingest::measure(settings).await?),
         Some(What::Sink(settings)) => return append(&args, &sink::measure(settings, args.dry_run).await?),
         None => {}
     }

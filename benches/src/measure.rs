@@ -35,6 +35,11 @@ impl Cost {
         Ok(Self(cost))
     }
 
+    /// Most memory that all of them had, MB.
+    pub(crate) fn peak_mb(&self) -> u64 {
+        self.0.values().map(|(_, rss)| rss >> 20).sum()
+    }
+
     /// CPU since an earlier look; memory stays the peak.
     pub(crate) fn since(mut self, before: &Self) -> Self {
         for (part, (cpu, _)) in &mut self.0 {

@@ -119,7 +119,7 @@ pub(crate) async fn measure(settings: &Settings) -> anyhow::Result<String> {
 }
 
 #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank")]
-fn position(count: usize, share: f64) -> usize {
+pub(crate) fn position(count: usize, share: f64) -> usize {
     ((count as f64 * share) as usize).min(count.saturating_sub(1))
 }
 
