@@ -18,6 +18,7 @@ mod krx;
 mod login;
 mod master;
 mod number;
+pub mod prices;
 mod ranking;
 pub mod series;
 mod session;

@@ -484,7 +484,41 @@ async fn both_brokers_tell_the_same_minutes_each_within_its_own_limit() {
     assert!(told["kiwoom"].len() > played.len() + 600, "{} and {}", told["kiwoom"].len(), played.len());
 
     days_are_what_their_minutes_make(&broker, &stack, &told["kis"]).await;
+    prices_are_those_of_the_day(&broker, &stack, &told["kis"]).await;
     stack.stop().await;
+}
+
+/// Both brokers tell the day that has been played, and what a code they do not know is.
+async fn prices_are_those_of_the_day(
+    broker: &Broker,
+    stack: &TestStack,
+    minutes: &BTreeMap<(Instrument, Timestamp), [String; 5]>,
+) {
+    let instrument: Instrument = "KRX:000010".parse().unwrap();
+    let midnight = Timestamp::parse("2026-11-20T00:00:00+09:00").unwrap();
+    let of_day: Vec<_> = minutes.range((instrument.clone(), midnight)..).take_while(|((of, _), _)| *of == instrument).collect();
+    let volume: i64 = of_day.iter().map(|(_, row)| row[4].parse::<i64>().unwrap()).sum();
+    let (first, last) = (of_day.first().unwrap().1, of_day.last().unwrap().1);
+    for provider in ["kis", "kiwoom"] {
+        let (name, url) = (format!("{provider:?}"), broker.url.replace("/kis", &format!("/{provider}")));
+        let settings = [
+            ("mode", "price"),
+            ("provider.name", name.as_str()),
+            ("provider.rest_url", &url),
+            ("provider.symbols", r#"["000010","999999"]"#),
+        ];
+        let child = broker.candle_producer(stack, &settings);
+        let (code, said) = on_thread(|| watch(child, |_| false)).await;
+        let [known, unknown] = &said[..] else { panic!("{said:?}") };
+        let of = |name: &str| known["of"][name].as_str().unwrap_or_default().to_owned();
+        assert_eq!(
+            (code, of("last"), of("open"), of("volume")),
+            (Some(0), last[3].clone(), first[0].clone(), volume.to_string()),
+            "{provider}: {known}"
+        );
+        assert!(of("lower_limit").parse::<i64>().unwrap() < of("upper_limit").parse().unwrap(), "{known}");
+        assert!(unknown["of"]["problem"].is_string() && unknown["of"]["last"].is_null(), "{provider}: {unknown}");
+    }
 }
 
 /// Ten months of daily candles of both brokers, in several answers, and once only.

@@ -34,13 +34,11 @@ impl Master for KisMaster {
 
     fn request(&self, question: &MasterQuestion, _: Option<&str>, credentials: &Credentials, pass: &Secret) -> CallRequest {
         let (query, tr_id) = match question {
-            MasterQuestion::Warnings(of) => {
-                (format!("inquire-price?FID_COND_MRKT_DIV_CODE=J&FID_INPUT_ISCD={}", of.symbol()), "FHKST01010100")
-            }
-            MasterQuestion::Instrument(of) => (format!("search-stock-info?PRDT_TYPE_CD=300&PDNO={}", of.symbol()), "CTPF1002R"),
-            MasterQuestion::Market(market) => (format!("search-stock-info?PRDT_TYPE_CD=300&PDNO={market}"), "CTPF1002R"),
+            MasterQuestion::Warnings(of) => price_query(of),
+            MasterQuestion::Instrument(of) => info_query(of.symbol()),
+            MasterQuestion::Market(market) => info_query(market),
         };
-        request(format!("{PATH}/{query}"), tr_id, credentials, pass)
+        request(query, tr_id, credentials, pass)
     }
 
     /// An answer is about one instrument.
@@ -60,6 +58,16 @@ impl Master for KisMaster {
             Err(problem) => MasterRows { listings: Vec::new(), malformed: vec![malformed(problem, raw)] },
         })
     }
+}
+
+/// The call for an instrument's price and warnings, and its name.
+pub(super) fn price_query(instrument: &Instrument) -> (String, &'static str) {
+    let code = instrument.symbol();
+    (format!("{PATH}/inquire-price?FID_COND_MRKT_DIV_CODE=J&FID_INPUT_ISCD={code}"), "FHKST01010100")
+}
+
+fn info_query(code: &str) -> (String, &'static str) {
+    (format!("{PATH}/search-stock-info?PRDT_TYPE_CD=300&PDNO={code}"), "CTPF1002R")
 }
 
 #[derive(Deserialize)]
@@ -102,12 +110,12 @@ struct Warnings<'a> {
     mrkt_warn_cls_code: Cow<'a, str>,
 }
 
-fn of<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Result<T, FieldError> {
+pub(super) fn read_output<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Result<T, FieldError> {
     serde_json::from_str(raw.get()).map_err(|error| (Malformed::BadField, error.to_string()))
 }
 
 fn instrument(instrument: &Instrument, raw: &RawValue) -> Result<Option<Listing>, FieldError> {
-    let info: Info<'_> = of(raw)?;
+    let info: Info<'_> = read_output(raw)?;
     if info.prdt_name.trim().is_empty() {
         return Ok(None);
     }
@@ -136,7 +144,7 @@ fn instrument(instrument: &Instrument, raw: &RawValue) -> Result<Option<Listing>
 }
 
 fn warnings(instrument: &Instrument, raw: &RawValue) -> Result<Option<Listing>, FieldError> {
-    let said: Warnings<'_> = of(raw)?;
+    let said: Warnings<'_> = read_output(raw)?;
     if said.stck_shrn_iscd.is_empty() {
         return Ok(None);
     }

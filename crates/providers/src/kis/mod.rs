@@ -12,6 +12,7 @@ mod investors;
 mod login;
 mod master;
 mod parse;
+mod prices;
 mod ranking;
 mod rest;
 
@@ -25,6 +26,7 @@ pub use holidays::KisHolidays;
 pub use investors::KisInvestors;
 pub use login::KisLogin;
 pub use master::KisMaster;
+pub use prices::KisPrices;
 pub use ranking::KisRanking;
 
 /// Name of the customer's application key.

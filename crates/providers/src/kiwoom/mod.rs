@@ -11,6 +11,7 @@ mod investors;
 mod login;
 mod master;
 mod parse;
+mod prices;
 mod ranking;
 pub mod rest;
 
@@ -23,6 +24,7 @@ pub use days::KiwoomDays;
 pub use investors::KiwoomInvestors;
 pub use login::KiwoomLogin;
 pub use master::KiwoomMaster;
+pub use prices::KiwoomPrices;
 pub use ranking::KiwoomRanking;
 
 /// Name of the customer's application key.

@@ -37,6 +37,11 @@ impl Call {
         Self { path: "/api/dostk/chart", api_id: "ka10080", body }
     }
 
+    /// An instrument's basic facts, its price among them.
+    pub fn basics(instrument: &Instrument) -> Self {
+        Self { path: "/api/dostk/stkinfo", api_id: "ka10001", body: format!(r#"{{"stk_cd":"{}"}}"#, instrument.symbol()) }
+    }
+
     /// The daily candles of an instrument up to a date in Korea (`YYYYMMDD`), newest first; prices as they were traded.
     pub fn days(instrument: &Instrument, until: &str) -> Self {
         let code = instrument.symbol();

@@ -1,4 +1,4 @@
-//! The candle-producer as a helper of `plan`, `backfill`, `reconcile` and `reference`: started beside this program, it says what it does line by line.
+//! The candle-producer as a helper of `plan`, `backfill`, `reconcile`, `reference` and `price`: started beside this program, it says what it does line by line.
 //!
 //! Next: `services/producer/src/candles/mod.rs`.
 
@@ -38,6 +38,7 @@ enum Said {
     Progress(Progress),
     Result(Box<RunResult>),
     Days(Box<DaysResult>),
+    Price(Priced),
     Reference(Refreshed),
     Holidays(Compared),
 }
@@ -112,6 +113,23 @@ pub(crate) struct Count {
     pub(crate) actual: usize,
 }
 
+/// What an instrument costs now.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Priced {
+    pub(crate) symbol: String,
+    pub(crate) last: Option<String>,
+    pub(crate) base: Option<String>,
+    pub(crate) open: Option<String>,
+    pub(crate) high: Option<String>,
+    pub(crate) low: Option<String>,
+    pub(crate) upper_limit: Option<String>,
+    pub(crate) lower_limit: Option<String>,
+    pub(crate) volume: Option<String>,
+    pub(crate) turnover: Option<String>,
+    pub(crate) halted: Option<bool>,
+    pub(crate) problem: Option<String>,
+}
+
 /// What came of daily candles.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct DaysResult {
@@ -175,6 +193,7 @@ pub(crate) struct Left {
     pub(crate) plan: Option<Plan>,
     pub(crate) result: Option<RunResult>,
     pub(crate) days: Option<DaysResult>,
+    pub(crate) prices: Vec<Priced>,
     pub(crate) reference: Option<Refreshed>,
     pub(crate) holidays: Option<Compared>,
 }
@@ -204,7 +223,7 @@ pub(crate) fn run(
     for setting in all.chain(wanted.settings.iter().cloned()) {
         command.arg("--set").arg(setting);
     }
-    if mode != "plan" {
+    if !["plan", "price"].contains(&mode) {
         connection::room()?;
         command.env("MARKETFLOW__KAFKA__BOOTSTRAP_SERVERS", connection::kafka()?.bootstrap_servers);
         command.env("MARKETFLOW__REGISTRY__URL", connection::registry()?.url);
@@ -212,7 +231,8 @@ pub(crate) fn run(
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start the candle-producer")?;
     let lines = BufReader::new(child.stdout.take().context("its output was asked for")?).lines();
     let bar = ProgressBar::hidden();
-    let mut left = Left { exit: Exit::Failed, plan: None, result: None, days: None, reference: None, holidays: None };
+    let mut left =
+        Left { exit: Exit::Failed, plan: None, result: None, days: None, prices: Vec::new(), reference: None, holidays: None };
     for line in lines {
         let Ok(said) = serde_json::from_str::<Said>(&line?) else { continue };
         match said {
@@ -222,6 +242,7 @@ pub(crate) fn run(
             }
             Said::Progress(progress) => show(&bar, &progress),
             Said::Result(result) => left.result = Some(*result),
+            Said::Price(priced) => left.prices.push(priced),
             Said::Days(days) => left.days = Some(*days),
             Said::Reference(seen) => left.reference = Some(seen),
             Said::Holidays(seen) => left.holidays = Some(seen),

@@ -23,6 +23,7 @@ pub mod import;
 pub mod logs;
 mod metrics;
 pub mod plan;
+pub mod price;
 pub mod provision;
 mod query;
 pub mod reconcile;
@@ -75,6 +76,7 @@ commands! {
     Backfill(backfill),
     Reconcile(reconcile),
     Reference(reference),
+    Price(price),
     Bars(bars),
     Flows(flows),
     Explain(explain),

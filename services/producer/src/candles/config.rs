@@ -9,6 +9,7 @@ use marketflow_kafka::{KafkaConfig, RegistryConfig};
 use marketflow_metadata::MetadataConfig;
 use marketflow_pacing::Limits;
 use marketflow_providers::days::{Days, days_of};
+use marketflow_providers::prices::{Prices, prices_of};
 use marketflow_providers::{ActiveBy, Candles, Holidays, Master, Provider, by_id, candles_of, holidays_of, master_of};
 use marketflow_runtime::{AdminConfig, Exit, ExitContext, LogConfig};
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,8 @@ pub enum Mode {
     Backfill,
     /// Daily candles, once.
     Days,
+    /// What instruments cost now, once.
+    Price,
     /// What a back-fill would cost.
     Plan,
     /// What the broker says of its instruments, once.
@@ -76,6 +79,7 @@ impl Mode {
             Self::Live => "live",
             Self::Backfill => "backfill",
             Self::Days => "days",
+            Self::Price => "price",
             Self::Plan => "plan",
             Self::Reference => "reference",
             Self::Holidays => "holidays",
@@ -170,6 +174,8 @@ pub struct Checked {
     pub candles: &'static dyn Candles,
     /// Its daily candles.
     pub days: &'static dyn Days,
+    /// Its current prices.
+    pub prices: &'static dyn Prices,
     /// Its master of instruments.
     pub master: &'static dyn Master,
     /// Its days, where it tells any.
@@ -207,12 +213,13 @@ impl Config {
         let limits = self.budget.limits(candles.limits(), &self.request, max_calls)?;
         let master = master_of(name).with_context(|| format!("provider.name {name:?} tells nothing of its instruments"))?;
         let days = days_of(name).with_context(|| format!("provider.name {name:?} tells no daily candles"))?;
+        let prices = prices_of(name).with_context(|| format!("provider.name {name:?} tells no current prices"))?;
         let at = &self.reference.at;
         let reference_at = at.parse().with_context(|| format!("reference.at {at:?} is no time such as 08:10"))?;
         let rest_url = if self.provider.rest_url.is_empty() { provider.rest_url } else { &self.provider.rest_url };
         let rest_url = rest_url.trim_end_matches('/').to_owned();
         let holidays = holidays_of(name);
-        Ok(Checked { provider, candles, days, master, holidays, reference_at, rest_url, limits })
+        Ok(Checked { provider, candles, days, prices, master, holidays, reference_at, rest_url, limits })
     }
 }
 

@@ -19,6 +19,7 @@ pub mod journal;
 pub mod live;
 pub mod metrics;
 pub mod plan;
+pub mod prices;
 pub mod publish;
 pub mod reference;
 
@@ -58,7 +59,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let folder = access::folder(&config.state.folder)?;
     let plan = |symbols: &_, known: &_| Plan::new(&checked, symbols, &config.backfill, known, clock.now()).exit(Exit::Usage);
     // Days reach back beyond what the calendar knows; nothing is planned by sessions then.
-    if config.mode != Mode::Days {
+    if !matches!(config.mode, Mode::Days | Mode::Price) {
         let here = plan(&symbols, &reference::known_here(&folder, checked.provider.id)?)?;
         if config.mode == Mode::Plan {
             return say(&Said::Plan(&here.summary(&checked.limits)));
@@ -73,6 +74,9 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     let (clock_of_calls, counted) = (clock.clone(), metrics.access.clone());
     let calls =
         access::Client::new(checked.provider, url, &config.request, spared, passes.clone(), budget, clock_of_calls, counted)?;
+    if config.mode == Mode::Price {
+        return prices::run(&checked, &symbols, &calls, &lifecycle.stop()).await;
+    }
     let client = Client::new(checked.candles, calls.clone());
     let ranked_by = config.backfill.active_by.ranking().filter(|_| matches!(config.mode, Mode::Backfill | Mode::Days));
     let ranking = ranked_by.map(|by| (by, calls.clone()));
@@ -114,7 +118,7 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
                 ended
             }
             Mode::Days => days::run(&config, &checked, &symbols, &folder, &calls_of_days, &publisher, &clock, &stop).await,
-            Mode::Backfill | Mode::Plan => {
+            Mode::Backfill | Mode::Plan | Mode::Price => {
                 let plan = plan(&symbols, &known.borrow().clone())?;
                 backfill::run(&config, &checked, plan, &folder, client, publisher, clock.clone(), metrics, stop).await
             }
@@ -153,6 +157,8 @@ pub enum Said<'a> {
     Progress(&'a backfill::Progress),
     /// What came of it.
     Result(&'a backfill::RunResult),
+    /// What an instrument costs now.
+    Price(&'a prices::PriceSaid),
     /// What came of a run for daily candles.
     Days(&'a days::DaysResult),
     /// What came of a look at the broker's instruments.
