@@ -151,7 +151,6 @@ async fn run(settings: &Settings, times: usize) -> anyhow::Result<String> {
     drop(limit);
     ensure!(truth == read.ids, "Kafka has {} instruments other than the simulator told", differing(&truth, &read.ids));
     let at = |share: f64| read.waits.get(crate::processor::position(read.waits.len(), share)).copied().unwrap_or_default();
-    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     Ok(format!(
         "{} trades in {:.1} s, all in Kafka, {} twice; gaps {}, dropped for want of room {}; from a frame's receipt to the broker's append p50 {} ms, \
          p99 {} ms, max {} ms; {:.2} of a core, peak {} MB",
