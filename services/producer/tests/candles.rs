@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test helper that cannot go on fails its test")]
 
+use futures_util::StreamExt;
 use marketflow_access::{self as access, Passes, SharedBudget, VenueClock};
 use marketflow_contract::topics;
 use marketflow_model::{
@@ -204,8 +205,8 @@ async fn clients_of_one_key_never_exceed_its_limit_together_also_when_one_dies_a
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_broker_is_asked_again_and_a_token_it_no_longer_takes_is_renewed_once() {
     let mut stack = TestStack::start_with(&[]).await.unwrap();
-    let broker = Broker::start(&mut stack, &[("kis.issue_interval", "0s")]).await;
-    let client = client(&broker, &broker.home, 18).await;
+    let broker = Broker::start(&mut stack, &[("kis.issue_interval", "0s"), ("kis.calls_per_second", "200")]).await;
+    let client = client(&broker, &broker.home, 200).await;
     let instrument: Instrument = "KRX:005930".parse().unwrap();
     let feed = Feed::new("kis-candles");
     let page = past_page(0);
@@ -248,6 +249,16 @@ async fn a_failing_broker_is_asked_again_and_a_token_it_no_longer_takes_is_renew
     assert!(client.ask(question).await.unwrap().candles.len() > 30);
     let (fine, all) = client.calls();
     assert_eq!((fine, all), (3, 3 + 3 + 1), "three web pages and one refused token");
+
+    // Two seconds of nothing but errors amid four hundred calls: it is left alone, so that 95 % of the calls are answered all the same.
+    let outage = serde_json::json!([{"kind": "http_error", "venue": "kis", "status": 503, "duration": "2s"}]);
+    broker.tell_more("faults", &outage).await;
+    let asked = (0..400).map(|_| async { client.ask(question).await.unwrap().candles.len() });
+    let answers: Vec<usize> = futures_util::stream::iter(asked).buffer_unordered(8).collect().await;
+    assert!(answers.len() == 400 && answers.iter().all(|candles| *candles > 30));
+    let (fine, all) = (client.calls().0 - fine, client.calls().1 - all);
+    assert!(fine == 400 && all > 400, "the outage was felt: {fine} of {all}");
+    assert!(fine * 100 >= all * 95, "{fine} of {all}");
     stack.stop().await;
 }
 
