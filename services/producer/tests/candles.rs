@@ -346,12 +346,18 @@ async fn a_back_fill_that_is_killed_goes_on_with_one_repeated_call_a_symbol_and_
     stack.stop().await;
 }
 
+/// Both brokers' minutes of one session; KIS's collector is killed in the middle.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_live_session_that_is_killed_omits_no_minute_and_ends_with_the_session() {
     let mut stack = TestStack::start_with(&["kafka", "registry"]).await.unwrap();
-    let broker =
-        Broker::start(&mut stack, &[("kis.calls_per_second", "200"), ("kis.issue_interval", "0s"), ("clock.speed", "1200x")])
-            .await;
+    let fast = [
+        ("kis.calls_per_second", "200"),
+        ("kis.issue_interval", "0s"),
+        ("kiwoom.calls_per_second", "200"),
+        ("kiwoom.calls_of_one", "400"),
+        ("clock.speed", "1200x"),
+    ];
+    let broker = Broker::start(&mut stack, &fast).await;
     let settings = [
         ("mode", "live"),
         ("provider.symbols", r#"["000010","000020"]"#),
@@ -360,6 +366,9 @@ async fn a_live_session_that_is_killed_omits_no_minute_and_ends_with_the_session
         ("clock.poll_interval", "20ms"),
     ];
     let mut first = broker.candle_producer(&stack, &settings);
+    let url = broker.url.replace("/kis", "/kiwoom");
+    let of_kiwoom = [("provider.name", "kiwoom"), ("provider.rest_url", url.as_str())];
+    let mut kiwoom = broker.candle_producer(&stack, &[&settings, of_kiwoom.as_slice()].concat());
     let is_there = async |what: &str| {
         let files = std::fs::read_dir(broker.home.join("run"))?.map(|entry| entry.map(|entry| entry.file_name()));
         let names: Vec<_> = files.collect::<Result<_, _>>()?;
@@ -374,32 +383,35 @@ async fn a_live_session_that_is_killed_omits_no_minute_and_ends_with_the_session
         anyhow::ensure!(candles.len() >= least, "{} candles", candles.len());
         Ok(candles)
     };
-    eventually(PATIENCE, async || of_symbols(40).await).await.unwrap();
-    eventually(PATIENCE, async || is_there("live.json").await).await.unwrap();
+    eventually(PATIENCE, async || of_symbols(80).await).await.unwrap();
+    eventually(PATIENCE, async || is_there("kis-candles-live.json").await).await.unwrap();
     first.kill().unwrap();
     first.wait().unwrap();
     let mut second = broker.candle_producer(&stack, &settings);
+    let partitions = 4;
     let ended = eventually(PATIENCE, async || {
         let controls = stack.read::<Control>(topics::CANDLES).await?;
-        anyhow::ensure!(controls.iter().any(|control| control.record.kind == ControlKind::End), "the session goes on");
+        let ends = controls.iter().filter(|control| control.record.kind == ControlKind::End).count();
+        anyhow::ensure!(ends >= 2 * partitions, "the session goes on: {ends}");
         Ok(controls)
     });
     let controls = ended.await.unwrap();
-    second.kill().unwrap();
-    second.wait().unwrap();
+    for collector in [&mut second, &mut kiwoom] {
+        collector.kill().unwrap();
+        collector.wait().unwrap();
+    }
 
-    let candles = of_symbols(700).await.unwrap();
+    let candles = of_symbols(1_400).await.unwrap();
     let mut written: BTreeMap<_, Candle> = BTreeMap::new();
     for candle in candles.iter().map(|located| &located.record) {
-        assert_eq!(candle.feed.as_str(), "kis-candles");
         let minute = candle.open_time.micros().div_euclid(60_000_000);
         assert_eq!(candle.import_row, Some(minute), "what comes twice is known by its number");
         // The round that was cut off may have been written already.
-        if let Some(before) = written.insert((candle.instrument.clone(), candle.open_time), candle.clone()) {
+        let place = (candle.feed.as_str().to_owned(), candle.instrument.clone(), candle.open_time);
+        if let Some(before) = written.insert(place, candle.clone()) {
             assert_eq!(Candle { receive_time: candle.receive_time, ..before }, *candle);
         }
     }
-    let seen: BTreeSet<_> = written.into_keys().collect();
     // The tape is the truth: its minutes are those of the trades.
     let truth = reqwest::get(format!("{}/truth", broker.admin)).await.unwrap().text().await.unwrap();
     let mut minutes = BTreeSet::new();
@@ -410,7 +422,12 @@ async fn a_live_session_that_is_killed_omits_no_minute_and_ends_with_the_session
             minutes.insert((instrument, at));
         }
     }
-    assert_eq!(seen, minutes);
+    for feed in ["kis-candles", "kiwoom-candles"] {
+        let seen: BTreeSet<_> =
+            written.keys().filter(|(of, ..)| of == feed).map(|(_, instrument, at)| (instrument.clone(), *at)).collect();
+        assert_eq!(seen, minutes, "{feed}");
+    }
+    assert_eq!(written.len(), 2 * minutes.len());
     let count = |kind| {
         controls
             .iter()
