@@ -8,7 +8,7 @@
 use crate::candles::{Traded, malformed};
 use crate::krx;
 use crate::number::{FieldError, shown};
-use crate::{CallError, CallLimits, CallRequest, Credentials, Malformed, MalformedRow, RestAnswer, Secret};
+use crate::{CallError, CallRequest, Credentials, Malformed, MalformedRow, RestAnswer, Secret};
 use jiff::civil::Date;
 use marketflow_model::{Candle, Feed, Instrument, Interval, Price, Quantity, Source, Timestamp};
 use serde::Deserialize;
@@ -17,12 +17,6 @@ use std::collections::BTreeMap;
 
 /// A broker's daily candles.
 pub trait Days: Sync {
-    /// What one key may ask of the broker.
-    fn limits(&self) -> CallLimits;
-
-    /// Rows of an answer: what calls cost is reckoned from it, nothing rests on it.
-    fn rows(&self) -> usize;
-
     /// The question about the days `first` to `last`. Brokers cut their answers at the older end; what is missing is asked for by an earlier
     /// `last`.
     fn request(&self, instrument: &Instrument, first: Date, last: Date, credentials: &Credentials, pass: &Secret) -> CallRequest;

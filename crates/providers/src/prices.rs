@@ -5,14 +5,11 @@
 //! Next: `crates/providers/src/kis/prices.rs`, `crates/providers/src/kiwoom/prices.rs`.
 
 use crate::number::{FieldError, price, quantity};
-use crate::{CallError, CallLimits, CallRequest, Credentials, RestAnswer, Secret};
+use crate::{CallError, CallRequest, Credentials, RestAnswer, Secret};
 use marketflow_model::{Amount, Instrument, Price, Quantity};
 
 /// A broker's current prices.
 pub trait Prices: Sync {
-    /// What one key may ask of the broker.
-    fn limits(&self) -> CallLimits;
-
     /// The question about an instrument.
     fn request(&self, instrument: &Instrument, credentials: &Credentials, pass: &Secret) -> CallRequest;
 

@@ -12,7 +12,7 @@ use super::rest::{PATH, envelope, request};
 use crate::candles::Traded;
 use crate::days::{DayRow, DayRows, Days, Stretch};
 use crate::number::{FieldError, integer, price, quantity};
-use crate::{CallError, CallLimits, CallRequest, Credentials, Malformed, RestAnswer, Secret};
+use crate::{CallError, CallRequest, Credentials, Malformed, RestAnswer, Secret};
 use jiff::civil::Date;
 use marketflow_model::{Instrument, Timestamp};
 use serde::Deserialize;
@@ -22,17 +22,7 @@ use std::borrow::Cow;
 #[derive(Debug)]
 pub struct KisDays;
 
-const ROWS: usize = 100;
-
 impl Days for KisDays {
-    fn limits(&self) -> CallLimits {
-        super::CALLS
-    }
-
-    fn rows(&self) -> usize {
-        ROWS
-    }
-
     fn request(&self, instrument: &Instrument, first: Date, last: Date, credentials: &Credentials, pass: &Secret) -> CallRequest {
         let (code, first, last) = (instrument.symbol(), first.strftime("%Y%m%d"), last.strftime("%Y%m%d"));
         let path_and_query = format!(

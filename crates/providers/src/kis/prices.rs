@@ -10,7 +10,7 @@ use super::rest::{envelope, request};
 use crate::investors::unreadable;
 use crate::number::{FieldError, integer, price};
 use crate::prices::{CurrentPrice, Prices, price_or_none, volume};
-use crate::{CallError, CallLimits, CallRequest, Credentials, RestAnswer, Secret};
+use crate::{CallError, CallRequest, Credentials, RestAnswer, Secret};
 use marketflow_model::Instrument;
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -20,10 +20,6 @@ use std::borrow::Cow;
 pub struct KisPrices;
 
 impl Prices for KisPrices {
-    fn limits(&self) -> CallLimits {
-        super::CALLS
-    }
-
     fn request(&self, instrument: &Instrument, credentials: &Credentials, pass: &Secret) -> CallRequest {
         let (path_and_query, tr_id) = price_query(instrument);
         request(path_and_query, tr_id, credentials, pass)

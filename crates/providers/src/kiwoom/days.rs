@@ -13,7 +13,7 @@ use crate::candles::Traded;
 use crate::days::{DayRow, DayRows, Days, Stretch};
 use crate::investors::millions;
 use crate::number::{FieldError, price, quantity};
-use crate::{CallError, CallLimits, CallRequest, Credentials, RestAnswer, Secret};
+use crate::{CallError, CallRequest, Credentials, RestAnswer, Secret};
 use jiff::civil::Date;
 use marketflow_model::{Instrument, Timestamp};
 use serde::Deserialize;
@@ -23,17 +23,7 @@ use std::borrow::Cow;
 #[derive(Debug)]
 pub struct KiwoomDays;
 
-const ROWS: usize = 600;
-
 impl Days for KiwoomDays {
-    fn limits(&self) -> CallLimits {
-        super::CALLS
-    }
-
-    fn rows(&self) -> usize {
-        ROWS
-    }
-
     fn request(&self, instrument: &Instrument, _: Date, last: Date, _: &Credentials, pass: &Secret) -> CallRequest {
         let call = Call::days(instrument, &last.strftime("%Y%m%d").to_string());
         let headers = call.headers(pass, None);

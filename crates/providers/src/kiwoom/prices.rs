@@ -4,11 +4,12 @@
 //!
 //! Next: `services/producer/src/candles/prices.rs`, which asks.
 
+use super::parse::unsigned;
 use super::rest::{Call, envelope};
 use crate::investors::unreadable;
 use crate::number::{FieldError, price};
 use crate::prices::{CurrentPrice, Prices, price_or_none, volume};
-use crate::{CallError, CallLimits, CallRequest, Credentials, RestAnswer, Secret, excerpt};
+use crate::{CallError, CallRequest, Credentials, RestAnswer, Secret, excerpt};
 use marketflow_model::Instrument;
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -18,10 +19,6 @@ use std::borrow::Cow;
 pub struct KiwoomPrices;
 
 impl Prices for KiwoomPrices {
-    fn limits(&self) -> CallLimits {
-        super::CALLS
-    }
-
     fn request(&self, instrument: &Instrument, _: &Credentials, pass: &Secret) -> CallRequest {
         let call = Call::basics(instrument);
         let headers = call.headers(pass, None);
@@ -62,7 +59,7 @@ impl Told<'_> {
     fn price(self) -> Result<Option<CurrentPrice>, FieldError> {
         Ok(Some(CurrentPrice {
             last: price_or_none("cur_prc", &self.cur_prc)?,
-            base: price("base_pric", self.base_pric.trim_start_matches(['+', '-']))?,
+            base: price("base_pric", unsigned(&self.base_pric))?,
             open: price_or_none("open_pric", &self.open_pric)?,
             high: price_or_none("high_pric", &self.high_pric)?,
             low: price_or_none("low_pric", &self.low_pric)?,

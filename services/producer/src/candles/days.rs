@@ -217,15 +217,7 @@ impl Run<'_> {
         self.publisher.delivered().await?;
         let from = there.map_or(first, |there| there.from.min(first));
         self.there.insert(symbol.clone(), There { from, to: last });
-        self.keep()?;
+        super::keep(&self.path, &self.there)?;
         Ok((seen, set_aside))
-    }
-
-    /// Written beside and renamed, so it is never half a file.
-    fn keep(&self) -> anyhow::Result<()> {
-        let doing = || format!("cannot write {}", self.path.display());
-        let temporary = self.path.with_extension("tmp");
-        std::fs::write(&temporary, serde_json::to_vec(&self.there)?).with_context(doing)?;
-        std::fs::rename(&temporary, &self.path).with_context(doing)
     }
 }

@@ -408,12 +408,8 @@ impl Live<'_> {
         Control::new(kind, self.publisher.feed().clone(), self.clock.now())
     }
 
-    /// Written beside and renamed, so it is never half a file.
     fn keep(&self) -> anyhow::Result<()> {
-        let doing = || format!("cannot write {}", self.path.display());
-        let temporary = self.path.with_extension("tmp");
-        std::fs::write(&temporary, serde_json::to_vec(&self.written)?).with_context(doing)?;
-        std::fs::rename(&temporary, &self.path).with_context(doing)
+        super::keep(&self.path, &self.written)
     }
 }
 

@@ -40,6 +40,7 @@ use publish::Publisher;
 use reference::Watch;
 use serde::Serialize;
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use tracing::{info, warn};
 
@@ -99,16 +100,20 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
     // Whoever holds the lease works; a second instance waits here, not ready, and takes over.
     let Some(lease) = store.lease([name], &stop).await? else { return Ok(()) };
     let work = async {
-        let calls_of_days = calls.clone();
+        let symbols = match ranking {
+            Some((by, calls)) => symbols.most_active_first(&most_active(checked.provider.id, by, &calls).await),
+            None => symbols,
+        };
+        // Daily candles rest on nothing that was said of the instruments.
+        if config.mode == Mode::Days {
+            lifecycle.ready();
+            return days::run(&config, &checked, &symbols, &folder, &calls, &publisher, &clock, &stop).await;
+        }
         let (of_clock, to_log, owner) = (clock.clone(), publisher.clone(), passes.owner());
         let mut watch =
             Watch::open(&config, &checked, &symbols.all, &folder, owner, store, calls, to_log, of_clock, decoder).await?;
         let known = watch.known();
         lifecycle.ready();
-        let symbols = match ranking {
-            Some((by, calls)) => symbols.most_active_first(&most_active(checked.provider.id, by, &calls).await),
-            None => symbols,
-        };
         match config.mode {
             Mode::Live => {
                 let looking = config.reference.daily.then(|| tokio::spawn(watch.daily(stop.clone())));
@@ -117,8 +122,8 @@ pub async fn run(config: Config, lifecycle: Lifecycle) -> anyhow::Result<()> {
                 looking.iter().for_each(tokio::task::JoinHandle::abort);
                 ended
             }
-            Mode::Days => days::run(&config, &checked, &symbols, &folder, &calls_of_days, &publisher, &clock, &stop).await,
-            Mode::Backfill | Mode::Plan | Mode::Price => {
+            // Those behind the first have ended above.
+            Mode::Backfill | Mode::Plan | Mode::Price | Mode::Days => {
                 let plan = plan(&symbols, &known.borrow().clone())?;
                 backfill::run(&config, &checked, plan, &folder, client, publisher, clock.clone(), metrics, stop).await
             }
@@ -165,6 +170,14 @@ pub enum Said<'a> {
     Reference(&'a reference::Refreshed),
     /// What came of a look at the exchange's days.
     Holidays(&'a holidays::Compared),
+}
+
+/// Keeps a file: written beside and renamed, so it is never half a file.
+pub(crate) fn keep(path: &Path, what: &impl Serialize) -> anyhow::Result<()> {
+    let doing = || format!("cannot write {}", path.display());
+    let temporary = path.with_extension("tmp");
+    std::fs::write(&temporary, serde_json::to_vec(what)?).with_context(doing)?;
+    std::fs::rename(&temporary, path).with_context(doing)
 }
 
 /// Says it. Whoever no longer listens ends the run.

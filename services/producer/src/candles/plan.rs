@@ -147,13 +147,15 @@ impl Plan {
 }
 
 /// The last day wanted; without a word, that of the last session that has ended.
-///
-/// # Errors
-/// A text that is no day, or a calendar that knows none.
 fn until(calendar: &Calendar, checked: &Checked, wanted: &BackfillConfig, now: Timestamp) -> anyhow::Result<Date> {
-    if !wanted.until.is_empty() {
-        return wanted.until.parse().with_context(|| format!("backfill.until {:?} is no day such as 2026-11-20", wanted.until));
+    if wanted.until.is_empty() {
+        return last_over(calendar, checked, now);
     }
+    wanted.until.parse().with_context(|| format!("backfill.until {:?} is no day such as 2026-11-20", wanted.until))
+}
+
+/// The day of the last session that has ended.
+fn last_over(calendar: &Calendar, checked: &Checked, now: Timestamp) -> anyhow::Result<Date> {
     let today = date_of(calendar, now);
     let month_ago = today.checked_sub(Span::new().days(30)).unwrap_or(Date::MIN);
     let last = regular(calendar, month_ago, today).into_iter().rfind(|session| session.last_minute_close() <= now);
@@ -165,12 +167,10 @@ fn until(calendar: &Calendar, checked: &Checked, wanted: &BackfillConfig, now: T
 /// The last day wanted whose session has ended.
 ///
 /// # Errors
-/// As for what a plan is made of.
+/// A text that is no day, or a calendar that knows none.
 pub fn last_ended(checked: &Checked, wanted: &BackfillConfig, now: Timestamp) -> anyhow::Result<Date> {
     let calendar = Calendar::of_venue(checked.provider.venue);
-    let until = until(calendar, checked, wanted, now)?;
-    let last = self::until(calendar, checked, &BackfillConfig { until: String::new(), ..wanted.clone() }, now)?;
-    Ok(until.min(last))
+    Ok(until(calendar, checked, wanted, now)?.min(last_over(calendar, checked, now)?))
 }
 
 /// Regular sessions that open on these days, both ends included.
